@@ -1,0 +1,1 @@
+"""Training objectives; import from the module named after the loss."""

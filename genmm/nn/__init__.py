@@ -1,0 +1,1 @@
+"""Network parts shared by several systems; import from the module that holds the part."""

@@ -1,0 +1,37 @@
+"""Rotary position embedding in the half-split convention of LLaMA.
+
+Letters: B batch, S positions, h heads, d width of one head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genmm.core.errors import ShapeError
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the rotation of every position.
+
+    Shapes: positions [..., S] integer. Returns: two tensors [..., S, d / 2], float32, on the device of positions.
+    Raises: ShapeError when head_dim is odd.
+    Source: RoFormer (arXiv 2104.09864), frequencies theta ** (-2 i / d).
+    """
+    if head_dim % 2:
+        raise ShapeError(f"rotary position embedding needs an even head width, got {head_dim}; change the head count")
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions.to(torch.float32).unsqueeze(-1) * (theta**-exponent)
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotate each head by the angle of its position; the norm of every pair is kept.
+
+    Shapes: heads [B, h, S, d]; cosine and sine [S, d / 2] or anything that broadcasts to [B, h, S, d / 2].
+    Returns: [B, h, S, d] in the dtype of heads; the product is taken in the wider of the two dtypes.
+    The first half of d pairs with the second half (not neighbours), as in LLaMA checkpoints.
+    """
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    return turned.to(heads.dtype)
