@@ -1,0 +1,1 @@
+"""What a person touches: the genmm command and the web page."""

@@ -1,0 +1,1 @@
+"""Lightning data modules and data set readers, one per kind of data."""

@@ -1,0 +1,1 @@
+"""Manifest in, results out: resumable, sharded runs over many items."""

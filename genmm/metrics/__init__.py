@@ -1,0 +1,1 @@
+"""What is measured on results, without downloaded weights where possible."""

@@ -1,0 +1,1 @@
+"""Turning vectors into codes and back."""

@@ -1,0 +1,190 @@
+"""Find checkpoints by name or folder and turn them into pipelines, which are imported when they are needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from genmm.core.errors import CheckpointError, GenmmError, UsageError
+from genmm.core.paths import embedded_home, extra_model_folders, models_home
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SYSTEMS", "ModelInfo", "Pipeline", "check_model_name", "find_model", "load", "models"]
+
+log = logging.getLogger(__name__)
+
+SYSTEMS: dict[str, str] = {"sled": "genmm.systems.sled.pipeline:SledPipeline"}
+"""Pipeline class per system name, as "module:class"."""
+
+Source = Literal["embedded", "pulled", "folder"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Pipeline(Protocol):
+    """What every system's pipeline offers; generating is the system's own business."""
+
+    name: str
+    info: ModelInfo
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Pipeline: ...
+
+    def to(self, device: Any = None, dtype: Any = None) -> Pipeline: ...
+
+    def save(self, folder: str | os.PathLike[str]) -> Path: ...
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One checkpoint that can be loaded, described without loading it."""
+
+    name: str
+    """What `load` and --model take."""
+    system: str
+    """The system it belongs to ("sled"), or "" when its config cannot be read."""
+    source: Source
+    """Where it comes from: in the package, pulled, or a folder of the user's."""
+    path: Path
+    """Its folder."""
+    size_bytes: int
+    """All its files together."""
+    licence: str = ""
+    """Short name of the licence of the weights."""
+    description: str = ""
+    """One sentence."""
+    parameters: int = 0
+    """Numbers in model.safetensors and in those of inner checkpoints."""
+    problem: str = ""
+    """Why it cannot be loaded; "" when nothing speaks against it."""
+
+    def memory_bytes(self, item_bytes: int = 4) -> int:
+        """About how much memory it needs when each parameter takes `item_bytes`, with a fifth on top for the work."""
+        return int(1.2 * self.parameters * item_bytes)
+
+
+def load(
+    name: str | os.PathLike[str] = "sled", *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> Any:
+    """Load a model by its name (see `models`) or from a checkpoint folder; gives back its system's pipeline.
+
+    A name goes before a folder of the same name; write ./name for the folder.
+    Raises: UsageError for an unknown name, device or dtype; CheckpointError for a folder that cannot be used.
+    """
+    from genmm.core.devices import choose_device, choose_dtype
+
+    info = find_model(name)
+    if info.problem:
+        raise CheckpointError(f"model {info.name} cannot be loaded: {info.problem}")
+    place = choose_device(device)
+    return _pipeline_class(info).from_folder(info.path, device=place, dtype=choose_dtype(dtype, place))
+
+
+def models() -> list[ModelInfo]:
+    """All models that can be named: embedded, pulled, then those in the folders of $GENMM_MODELS; no name twice."""
+    found: dict[str, ModelInfo] = {}
+    for source, path in _candidates():
+        if path.name in found:
+            log.warning("%s is hidden by the %s model of the same name", path, found[path.name].source)
+        else:
+            found[path.name] = _describe(path.name, path, source)
+    return list(found.values())
+
+
+def find_model(name: str | os.PathLike[str]) -> ModelInfo:
+    """Describe one model, given by name or by folder. Raises: UsageError that lists what there is."""
+    text = os.fspath(name)
+    if isinstance(name, str) and _NAME.fullmatch(text):
+        for source, path in _candidates():
+            if path.name == text:
+                return _describe(text, path, source)
+    folder = Path(text).expanduser()
+    if text and "\0" not in text and folder.is_dir():
+        return _describe(folder.resolve().name, folder, "folder")
+    known = ", ".join(dict.fromkeys(path.name for _, path in _candidates())) or "none"
+    raise UsageError(
+        f"there is no model or checkpoint folder {text[:200]!r}; models here: {known}. "
+        "`genmm models` describes them, `genmm pull` fetches more"
+    )
+
+
+def check_model_name(name: str) -> str:
+    """Give back a name that a new model may have. Raises: UsageError for paths and odd characters."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a model name has 1 to 64 letters, digits, '.', '_' or '-', got {name[:100]!r}")
+    return name
+
+
+def _candidates() -> Iterator[tuple[Source, Path]]:
+    for source, home in (("embedded", embedded_home()), ("pulled", models_home())):
+        yield from ((source, path) for path in _checkpoint_folders(home))
+    for folder in extra_model_folders():
+        if (folder / "config.json").is_file():
+            yield "folder", folder.resolve()
+        else:
+            yield from (("folder", path) for path in _checkpoint_folders(folder))
+
+
+def _checkpoint_folders(home: Path) -> list[Path]:
+    try:
+        return sorted(path for path in home.iterdir() if _NAME.fullmatch(path.name) and (path / "config.json").exists())
+    except OSError:
+        return []
+
+
+def _describe(name: str, path: Path, source: Source) -> ModelInfo:
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    try:
+        config = _config(path)
+        parameters = sum(_parameters(file) for file in [path / "model.safetensors", *path.glob("*/model.safetensors")])
+    except GenmmError as error:
+        return ModelInfo(name, "", source, path, size, problem=str(error))
+    system = config["system"]
+    problem = "" if system in SYSTEMS else f"its system {system!r} is unknown; this genmm has {', '.join(SYSTEMS)}"
+    card = _card(path)
+    licence = str(config.get("licence") or card.get("license", ""))
+    description = str(config.get("description") or card.get("description", ""))
+    return ModelInfo(name, system, source, path, size, licence, description, parameters, problem)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    from genmm.core.checkpoint import read_config
+
+    return read_config(path)
+
+
+def _parameters(file: Path) -> int:
+    from genmm.core.weights import read_header
+
+    return read_header(file).parameters
+
+
+def _card(path: Path) -> dict[str, str]:
+    """The plain "key: value" lines between the --- marks at the top of README.md."""
+    try:
+        with (path / "README.md").open(encoding="utf-8", errors="replace") as stream:
+            lines = stream.read(10_000).splitlines()
+    except OSError:
+        return {}
+    if not lines or lines[0].strip() != "---":
+        return {}
+    pairs: dict[str, str] = {}
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return pairs
+        key, colon, value = line.partition(":")
+        if colon and not line.startswith((" ", "-", "#")):
+            pairs[key.strip()] = value.strip().strip("\"'")
+    return {}
+
+
+def _pipeline_class(info: ModelInfo) -> Any:
+    module, _, name = SYSTEMS[info.system].partition(":")
+    return getattr(import_module(module), name)
