@@ -29,9 +29,9 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotate each head by the angle of its position; the norm of every pair is kept.
 
     Shapes: heads [B, h, S, d]; cosine and sine [S, d / 2] or anything that broadcasts to [B, h, S, d / 2].
-    Returns: [B, h, S, d] in the dtype of heads; the product is taken in the wider of the two dtypes.
+    Returns: [B, h, S, d] in the dtype of heads; the product is taken in the dtype of cosine.
     The first half of d pairs with the second half (not neighbours), as in LLaMA checkpoints.
     """
-    first, second = heads.chunk(2, dim=-1)
+    first, second = heads.to(cosine.dtype).chunk(2, dim=-1)  # mixed dtypes in one product are slow on a CPU
     turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
     return turned.to(heads.dtype)

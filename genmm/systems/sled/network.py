@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genmm.core.errors import ShapeError
-from genmm.nn.attention import GroupedAttention, RMSNorm, SwiGLU, causal_mask
+from genmm.nn.attention import GroupedAttention, RMSNorm, SwiGLU, causal_bias
 from genmm.nn.rotary import rotary_angles
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.head import GeneratorHead
@@ -59,9 +59,9 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size, config.activation_dropout)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
-        """Shapes: x [B, S, H], angles as in GroupedAttention, mask [B, 1, S, S] -> [B, S, H]."""
-        mixed = self.self_attn(self.input_layernorm(x), cosine, sine, mask)
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, bias: Tensor) -> Tensor:
+        """Shapes: x [B, S, H], angles and bias as in GroupedAttention -> [B, S, H]."""
+        mixed = self.self_attn(self.input_layernorm(x), cosine, sine, bias)
         x = x + F.dropout(mixed, self.dropout, self.training)
         fed = self.mlp(self.post_attention_layernorm(x))
         return x + F.dropout(fed, self.dropout, self.training)
@@ -87,9 +87,9 @@ class Decoder(nn.Module):
         cosine, sine = rotary_angles(positions, self.head_dim, self.theta)
         if cosine.ndim == 3:  # [B, S, d / 2] -> [B, 1, S, d / 2]
             cosine, sine = cosine.unsqueeze(1), sine.unsqueeze(1)
-        mask = causal_mask(key_mask)
+        bias = causal_bias(key_mask)
         for layer in self.layers:
-            x = layer(x, cosine, sine, mask)
+            x = layer(x, cosine, sine, bias)
         return self.norm(x)
 
 
