@@ -1,0 +1,122 @@
+"""AdamW with decay groups, and step based learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from genmm.core.errors import ConfigError
+
+NORM_TYPES = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.RMSNorm, nn.Embedding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move: AdamW, its schedule, and which weights decay."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate, above 0. Default: SLED, section 11 of its recipe."""
+    weight_decay: float = 0.01
+    """Decoupled decay of matrices and kernels; norms, biases and embeddings never decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam averages of the gradient and of its square, each in [0, 1)."""
+    eps: float = 1e-8
+    """Added to Adam's denominator, above 0."""
+    warmup_steps: int = 0
+    """Optimizer steps of linear warm-up from 0, at least 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Shape after the warm-up: constant, or falling to final_fraction at total_steps."""
+    total_steps: int | None = None
+    """Length of the schedule in optimizer steps; None takes it from the Trainer (max_steps or max_epochs)."""
+    final_fraction: float = 0.0
+    """Learning rate at the end as a fraction of the peak, in [0, 1]."""
+    rate_scales: dict[str, float] = field(default_factory=dict)
+    """Start of a parameter name -> factor on its learning rate, e.g. {"network.scoreloss": 0.25}; the longest wins."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"learning_rate must be above 0, got {self.learning_rate}": self.learning_rate > 0,
+            f"weight_decay must be at least 0, got {self.weight_decay}": self.weight_decay >= 0,
+            f"betas must both be in [0, 1), got {self.betas}": all(0 <= b < 1 for b in self.betas),
+            f"eps must be above 0, got {self.eps}": self.eps > 0,
+            f"warmup_steps must be at least 0, got {self.warmup_steps}": self.warmup_steps >= 0,
+            f"final_fraction must be in [0, 1], got {self.final_fraction}": 0 <= self.final_fraction <= 1,
+            f"total_steps must be at least 1 or null, got {self.total_steps}": self.total_steps is None
+            or self.total_steps >= 1,
+        }
+        wrong = [text for text, holds in checks.items() if not holds]
+        if wrong:
+            raise ConfigError("optimizer: " + "; ".join(wrong))
+
+
+def decays(owner: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices and kernels of layers that are neither norms nor embeddings."""
+    return parameter.ndim >= 2 and not isinstance(owner, NORM_TYPES)
+
+
+def parameter_groups(module: nn.Module, config: OptimConfig, *, prefix: str = "") -> list[dict]:
+    """Group the trainable parameters of `module` by (decay, learning-rate scale), in a stable order.
+
+    Shared parameters appear once. Raises: ConfigError when a prefix of rate_scales names no parameter.
+    """
+    groups: dict[tuple[float, float], dict] = {}
+    unused, seen = set(config.rate_scales), set()
+    for owner_name, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            full = ".".join(part for part in (prefix, owner_name, name) if part)
+            match = max((p for p in config.rate_scales if full.startswith(p)), key=len, default=None)
+            unused.discard(match)
+            scale = config.rate_scales[match] if match is not None else 1.0
+            decay = config.weight_decay if decays(owner, parameter) else 0.0
+            group = groups.setdefault(
+                (decay, scale), {"params": [], "weight_decay": decay, "lr": config.learning_rate * scale}
+            )
+            group["params"].append(parameter)
+    if unused:
+        known = sorted({name.split(".")[0] for name, _ in module.named_parameters()})
+        raise ConfigError(f"optimizer.rate_scales names no trainable parameter: {sorted(unused)}; top names: {known}")
+    return list(groups.values())
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig, *, prefix: str = "") -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of `module`, in decay groups."""
+    return torch.optim.AdamW(
+        parameter_groups(module, config, prefix=prefix), lr=config.learning_rate, betas=config.betas, eps=config.eps
+    )
+
+
+def rate_factor(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
+    """Function of the optimizer step (0-based) that gives the factor on the peak learning rate."""
+
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / config.warmup_steps
+        if config.schedule == "constant":
+            return 1.0
+        share = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+        shape = 1.0 - share if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
+        return config.final_fraction + (1.0 - config.final_fraction) * shape
+
+    return factor
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total_steps: int) -> LambdaLR:
+    """Schedule over optimizer steps. A plain function keeps it out of checkpoints, so a longer run re-plans it."""
+    return LambdaLR(optimizer, rate_factor(config, config.total_steps or total_steps))
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """L2 norm of all gradients as one float32 scalar (0 when none); NaN or Inf when any element is."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return torch.zeros(())
+    return torch.nn.utils.get_total_norm(grads).float()
