@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.systems.sled import encodec as encodec_module
 from genmm.systems.sled.encodec import EncodecConfig, EncodecLatents
+from genmm.systems.sled.encodec_layers import SkipLSTM
 from genmm.systems.sled.latents import LatentCodec
 
 SIZES = {
@@ -121,6 +122,14 @@ def test_long_signals_are_processed_in_blocks_without_a_seam(codec, monkeypatch)
     monkeypatch.setattr(encodec_module, "BLOCK_FRAMES", 12)
     torch.testing.assert_close(codec.encoder_frames(waveform), frames, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(codec.decode(codec.encode(waveform)), decoded, atol=1e-6, rtol=1e-5)
+
+
+def test_lstm_cell_by_cell_equals_the_fused_one(codec):
+    layer = next(module for module in codec.modules() if isinstance(module, SkipLSTM))
+    steps = torch.randn(9, 2, layer.lstm.input_size, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        for state in (None, layer.lstm(steps)[1]):
+            torch.testing.assert_close(layer._by_cells(steps, state), layer.lstm(steps, state), atol=1e-6, rtol=1e-5)
 
 
 def test_old_weight_norm_names_load_alike(official, codec):
