@@ -39,8 +39,8 @@ class BadStepPolicy:
 class GenerativeModule(pl.LightningModule):
     """Base of all training tasks.
 
-    A task implements `losses(batch, stage)` and `export(folder)`. `losses` returns named scalar tensors; "loss" is
-    minimised, the others are logged as `<stage>/<name>`. `system` names the run folder.
+    A task implements `losses(batch, batch_idx, stage)` and `export(folder)`. `losses` returns named scalar tensors;
+    "loss" is minimised, the others are logged as `<stage>/<name>`. `system` names the run folder.
     """
 
     system: str = "model"
@@ -60,7 +60,7 @@ class GenerativeModule(pl.LightningModule):
     # What a task implements ------------------------------------------------------------------------------------
 
     @abstractmethod
-    def losses(self, batch: Any, stage: Stage) -> dict[str, Tensor]:
+    def losses(self, batch: Any, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Named scalars of one batch, among them "loss"."""
 
     def export(self, folder: str | Path) -> Path:
@@ -82,15 +82,15 @@ class GenerativeModule(pl.LightningModule):
     # Steps -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        terms = self.losses(batch, "train")
+        terms = self.losses(batch, batch_idx, "train")
         self.log_terms(terms, "train", self.batch_items(batch))
         return terms["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_terms(self.losses(batch, "val"), "val", self.batch_items(batch))
+        self.log_terms(self.losses(batch, batch_idx, "val"), "val", self.batch_items(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_terms(self.losses(batch, "test"), "test", self.batch_items(batch))
+        self.log_terms(self.losses(batch, batch_idx, "test"), "test", self.batch_items(batch))
 
     def log_terms(self, terms: dict[str, Tensor], stage: Stage, items: int | None = None) -> None:
         """Log each term as `<stage>/<name>`; training per step, the others as epoch means over items and ranks."""

@@ -37,7 +37,7 @@ class ToyTask(GenerativeModule):
         self.poison_step = poison_step
         self.network = nn.Sequential(nn.Linear(1, width), nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, 1))
 
-    def losses(self, batch: dict[str, Tensor], stage: Stage) -> dict[str, Tensor]:
+    def losses(self, batch: dict[str, Tensor], batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         error = (self.network(batch["x"][:, :-1]) - batch["x"][:, 1:]).square().squeeze(-1)
         weight = batch["mask"][:, 1:].float()
         loss = (error * weight).sum() / weight.sum()

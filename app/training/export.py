@@ -34,6 +34,7 @@ def export_run(source: Path, out: Path) -> Path:
     checkpoint_path = source / "checkpoints" / LAST if source.is_dir() else source
     checkpoint = read_checkpoint(checkpoint_path)
     task = task_of_run(checkpoint_path.parent.parent / "config.yaml")
+    task.on_load_checkpoint(checkpoint)
     task.load_state_dict(averaged_state(checkpoint))
     task.eval()
     task.export(out)
