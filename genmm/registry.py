@@ -106,7 +106,7 @@ def find_model(name: str | os.PathLike[str]) -> ModelInfo:
             if path.name == text:
                 return _describe(text, path, source)
     folder = Path(text).expanduser()
-    if text and "\0" not in text and folder.is_dir():
+    if text and os.path.isdir(folder):  # unlike Path.is_dir, False for names that no system takes
         return _describe(folder.resolve().name, folder, "folder")
     known = ", ".join(dict.fromkeys(path.name for _, path in _candidates())) or "none"
     raise UsageError(
@@ -143,7 +143,8 @@ def _describe(name: str, path: Path, source: Source) -> ModelInfo:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
         config = _config(path)
-        parameters = sum(_parameters(file) for file in [path / "model.safetensors", *path.glob("*/model.safetensors")])
+        inner = sorted(part.parent for part in path.glob("*/model.safetensors"))
+        parameters = sum(_parameters(part) for part in [path, *inner])
     except GenmmError as error:
         return ModelInfo(name, "", source, path, size, problem=str(error))
     system = config["system"]
@@ -160,10 +161,11 @@ def _config(path: Path) -> dict[str, Any]:
     return read_config(path)
 
 
-def _parameters(file: Path) -> int:
+def _parameters(folder: Path) -> int:
+    from genmm.core.checkpoint import WEIGHTS_NAME, checkpoint_file
     from genmm.core.weights import read_header
 
-    return read_header(file).parameters
+    return read_header(checkpoint_file(folder, WEIGHTS_NAME)).parameters
 
 
 def _card(path: Path) -> dict[str, str]:

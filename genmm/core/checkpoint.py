@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -58,8 +59,8 @@ def save_checkpoint(
 
     config needs "system"; "format_version" and a digest of the weights are added. Floating-point tensors are stored as
     `dtype` when it is given. `extra_files` maps relative names ("vocab.json", "voices/anna.json") to contents.
-    Everything is written beside its place first and moved there at the end, config.json last. A crash in between leaves
-    the old checkpoint, or a folder that `read_config` and `load_tensors` refuse; never a mixture that loads.
+    Everything is written beside its place first and moved there at the end: extra files, weights, config.json. A crash
+    leaves the old config and weights, or a folder that `load_tensors` refuses; never weights with another's config.
     Raises: UsageError for a bad config or name, CheckpointError for weights that are not finite, OSError from the disk.
     """
     folder = Path(folder)
@@ -75,7 +76,7 @@ def save_checkpoint(
         extra_paths = {name: stack.enter_context(atomic_path(folder / name)) for name in extra}
         for name, path in extra_paths.items():
             path.write_bytes(extra[name])
-        save_file(stored, weights_path, metadata={"format": "pt", _DIGEST: digest})
+        _write_weights(weights_path, stored, digest)
         config_path.write_text(text, encoding="utf-8")
     return folder
 
@@ -163,7 +164,7 @@ def checkpoint_file(folder: str | os.PathLike[str], name: str) -> Path:
     Raises: CheckpointError when it is missing, or is (or lies behind) a link that leads out of the folder.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for names that no system takes
         raise CheckpointError(f"there is no checkpoint folder {folder}")
     path = folder / name
     try:
@@ -227,6 +228,13 @@ def _storable(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"tensor {name!r} holds NaN or infinity as {tensor.dtype}, so nothing was saved")
     return tensor.clone(memory_format=torch.contiguous_format)  # tied weights are stored twice, not refused
+
+
+def _write_weights(path: Path, tensors: dict[str, Tensor], digest: str) -> None:
+    try:
+        save_file(tensors, path, metadata={_DIGEST: digest})  # one entry: several come in random order
+    except SafetensorError as error:
+        raise OSError(f"the weights could not be written to {path.parent}: {error}") from error
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor]) -> str:

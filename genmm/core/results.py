@@ -20,9 +20,12 @@ RECIPE_BYTES = 5_000_000
 """Largest recipe that is read back, in bytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """Base of everything that a pipeline gives back. Subclasses add the media and implement `save`."""
+    """Base of everything that a pipeline gives back. Subclasses add the media and implement `save`.
+
+    Results hold arrays, so they compare by identity; declare subclasses with eq=False too.
+    """
 
     task: ClassVar[str] = ""
     """What was done ("speech"), set by the subclass; a page or command refuses a recipe of another task."""

@@ -101,10 +101,10 @@ def _header_bytes(path: Path, start: bytes, file_bytes: int, limits: WeightLimit
         raise CheckpointError(f"{path} has {file_bytes} bytes, the limit for a weight file is {limits.file_bytes}")
     if len(start) < 8:
         raise CheckpointError(f"{path} is not a safetensors file: it has only {file_bytes} bytes")
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise CheckpointError(f"{path} is a pickle, which can run code when it is loaded; only safetensors are read")
     (size,) = struct.unpack("<Q", start)
     if size > limits.header_bytes:
+        if start.startswith((b"PK\x03\x04", b"\x80")):
+            raise CheckpointError(f"{path} is a pickle, which can run code when loaded; genmm reads safetensors only")
         raise CheckpointError(
             f"{path} is not usable: its header claims {size} bytes, the limit is {limits.header_bytes}"
         )
