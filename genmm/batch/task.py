@@ -1,0 +1,91 @@
+"""What a system brings to the batch runner: one small class in one file, listed in TASKS."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from genmm.batch.manifest import ManifestRow
+from genmm.core.errors import UsageError
+from genmm.core.events import CancelToken
+from genmm.core.results import Result
+
+TASKS: Mapping[str, str] = {"speech": "genmm.batch.speech:SpeechTask"}
+"""Name on the command line -> "module:class". A new system adds one line here and one file beside this one."""
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """One unit of work as the task sees it."""
+
+    id: str
+    """The manifest's id."""
+    request: Any
+    """What the task's `validate` made of the row."""
+    seed: int
+    """The item's own seed: the row's `seed`, else derived from the run seed and the id. It alone decides the noise."""
+
+
+@runtime_checkable
+class BatchTask(Protocol):
+    """The work of one system. Tasks are small frozen dataclasses that pickle; the model is loaded by `setup`.
+
+    Every dataclass field becomes an option of `genmm batch NAME`: its metadata holds `help` and, where only some
+    values are allowed, `choices`. A task must give an item the same result whatever items share its batch.
+    """
+
+    name: str
+    """The name in TASKS, stored in the run folder."""
+    suffix: str
+    """Suffix of the media files with its dot, such as ".wav"; an item's file is `<id><suffix>`."""
+    fields: Mapping[str, str]
+    """Row fields besides `id` and `seed` -> one line of help each."""
+
+    def validate(self, row: ManifestRow) -> Any:
+        """Turn a row into a request without loading the model. Raises: GenmmError that says what is wrong."""
+
+    def cost(self, request: Any) -> float:
+        """Relative length of the work; items of like cost share a batch. Constant when it does not matter."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that decide the results: model fingerprint, settings. Not the device, not the batch size."""
+
+    def setup(self) -> None:
+        """Load the model; called once in every process that works, before the first `run`."""
+
+    def run(self, items: Sequence[BatchItem], cancel: CancelToken) -> Sequence[Result | Exception]:
+        """Make the results of one batch in order. An exception in place of a result marks that item alone as failed.
+
+        Raises: Cancelled soon after `cancel` is set; MemoryError or torch.OutOfMemoryError when the batch is too large
+        (the runner halves it); any other error makes the runner try the items one by one.
+        """
+
+    def facts(self, result: Result) -> Mapping[str, Any]:
+        """JSON values for the results file, such as seconds of sound; nothing that depends on time or machine."""
+
+
+SEED_HELP = "seed of this item alone, a whole number from 0 to 2**63 - 1; default: derived from the run seed and the id"
+"""Help of the field `seed`, which every task's rows may have."""
+
+
+def row_fields(task: BatchTask) -> dict[str, str]:
+    """All fields that rows of the task may have besides `id`, with their help."""
+    return {**task.fields, "seed": SEED_HELP}
+
+
+def task_class(name: str) -> type[BatchTask]:
+    """Import the class of a task. Raises: UsageError listing the tasks when there is none of that name."""
+    if name not in TASKS:
+        raise UsageError(f"there is no batch task {name!r}; choose one of: {', '.join(sorted(TASKS))}")
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def on_device(task: BatchTask, device: str) -> BatchTask:
+    """Give back the task with its `device` option set, or unchanged when it has none."""
+    if dataclasses.is_dataclass(task) and any(entry.name == "device" for entry in dataclasses.fields(task)):
+        return dataclasses.replace(task, device=device)  # type: ignore[type-var]
+    return task
