@@ -116,7 +116,10 @@ class EncodecConfig:
                 )
         known = {field.name for field in fields(cls)}
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name in known}
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"the EnCodec configuration holds a value of the wrong kind: {error}") from error
 
 
 def _encoder(config: EncodecConfig) -> LayerChain:
@@ -278,7 +281,7 @@ class EncodecLatents(nn.Module):
         """Load our codec folder or that of transformers' EncodecModel; both are config.json + model.safetensors."""
         folder = Path(folder)
         official = read_json(checkpoint_file(folder, "config.json"))
-        if official.get("model_type") == "encodec":
+        if isinstance(official, dict) and official.get("model_type") == "encodec":
             return cls.from_tensors(
                 official, read_tensors(checkpoint_file(folder, "model.safetensors"), dtype=torch.float32)
             )

@@ -1,0 +1,243 @@
+"""Official SLED and EnCodec checkpoints -> one checkpoint folder of ours, checked, or nothing at all.
+
+Sources: the folders published as ICTNLP/SLED-TTS-Libriheavy, ICTNLP/SLED-TTS-Streaming-Libriheavy (both in the layout
+of a transformers model) and facebook/encodec_24khz. The tensors keep their names, values and number format; the weight
+normalisation of EnCodec is folded. Pickles are never opened.
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from genmm.core.checkpoint import checkpoint_file, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.errors import CheckpointError, ConfigError, GenerationError, UsageError
+from genmm.core.events import Progress
+from genmm.core.files import read_json, sync_folder
+from genmm.core.weights import read_tensors
+from genmm.systems.sled.config import SledConfig
+from genmm.systems.sled.encodec import EncodecLatents
+from genmm.systems.sled.network import SledNetwork
+from genmm.systems.sled.tokenizer import SledTokenizer
+
+Layout = Literal["offline", "streaming"]
+OFFICIAL_STREAM = {"stream_n": 5, "stream_m": 45}
+"""Text tokens and frames in a turn of the released streaming model."""
+STOP_THRESHOLD = {"offline": 0.8, "streaming": 0.5}
+"""Probability at which the official scripts stop; hard-coded there."""
+GUIDANCE = 2.0
+"""The value of the paper and of the official README."""
+TRIAL_TEXT, TRIAL_FRAMES = "Hello there.", 8
+"""What a converted checkpoint must be able to generate before it gets its place."""
+PICKLES = ("pytorch_model.bin", "model.ckpt", "model.pt", "model.pth", "checkpoint.pth")
+
+
+def convert_sled(
+    official: Path | str,
+    encodec: Path | str,
+    out: Path | str,
+    *,
+    layout: Layout | None = None,
+    licence: str = "",
+    origin: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Convert an official SLED folder together with its codec into the new folder `out`; gives back `out`.
+
+    official: config.json, model.safetensors, vocab.json and merges.txt as published. encodec: config.json and
+    model.safetensors of facebook/encodec_24khz. `layout` says whether the checkpoint is the offline or the streaming
+    one; None reads it from the files. `licence` and `origin` (repository -> commit) are written down in the result.
+    The checkpoint is built beside `out`, loaded back, made to generate a few frames, and only then moved there.
+    Raises: CheckpointError or ConfigError when the files are not what they should be, UsageError when `out` exists and
+    `overwrite` is off; in every such case `out` stays as it was.
+    """
+    say = on_event or (lambda event: None)
+    official, encodec, out = Path(official), Path(encodec), Path(out)
+    _check_target(out, overwrite)
+    say(Progress(0, 4, "steps", f"reading {official.name or official}"))
+    config, layout = _read_official_config(official, layout)
+    tensors = _read_official_tensors(official)
+    tokenizer = _read_tokenizer(official, config)
+    load_into(SledNetwork(config), tensors)
+    say(Progress(1, 4, "steps", f"reading {encodec.name or encodec}"))
+    _refuse_pickle(encodec)
+    codec = EncodecLatents.from_folder(encodec)
+    if codec.channels != config.vae_embed_dim:
+        raise CheckpointError(
+            f"the codec makes {codec.channels} channels, the SLED checkpoint speaks {config.vae_embed_dim}; "
+            "it was trained with facebook/encodec_24khz"
+        )
+    settings = _our_config(config, layout, licence, origin or {})
+    with staged_folder(out, overwrite=overwrite) as stage:
+        say(Progress(2, 4, "steps", "writing"))
+        extra = {**tokenizer.files(), "README.md": _card(settings).encode()}
+        save_checkpoint(stage, settings, tensors, extra_files=extra)
+        del tensors
+        codec.save(stage / "codec")
+        say(Progress(3, 4, "steps", "trying it"))
+        try_checkpoint(stage)
+    say(Progress(4, 4, "steps", "done"))
+    return out
+
+
+def try_checkpoint(folder: Path) -> Tensor:
+    """Load a converted folder and generate a few frames of sound, [S]; raises when anything about it does not work.
+
+    Frames are drawn one by one from the whole-sequence network, without a cache, so this checks files and not speed.
+    """
+    config = SledConfig.from_dict(read_config(folder)["network"])
+    network = SledNetwork(config).eval()
+    load_into(network, load_tensors(folder))
+    codec, tokenizer = EncodecLatents.from_folder(folder / "codec"), SledTokenizer.from_folder(folder)
+    ids, mask = tokenizer.batch([TRIAL_TEXT], "right" if config.is_streaming else "left")
+    noise = torch.randn(TRIAL_FRAMES, config.noise_channels, generator=torch.Generator().manual_seed(0))
+    latents = torch.zeros(1, 0, codec.channels)
+    with torch.inference_mode():
+        for draw in noise:
+            ahead = torch.cat(
+                [latents, latents.new_zeros(1, 1, codec.channels)], dim=1
+            )  # its last frame is not looked at
+            seen = torch.ones(1, ahead.shape[1], dtype=torch.bool)
+            z = network.teacher_forcing(ids, mask, ahead, seen).z[:, -1]
+            latents = torch.cat([latents, network.head(z, draw[None])[:, None]], dim=1)
+        samples = codec.decode(latents)[0]
+    if not bool(torch.isfinite(latents).all() and torch.isfinite(samples).all()):
+        raise GenerationError(
+            "the converted checkpoint generates NaN or infinity; the files are damaged or do not match"
+        )
+    return samples
+
+
+@contextmanager
+def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a new folder beside `target` that takes its place in one step when the block ends without an error.
+
+    On an error the new folder is removed and the target stays. With `overwrite` an old target is moved aside first and
+    put back when the last step fails.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
+    old = stage.with_suffix(".old")
+    stage.mkdir()
+    try:
+        yield stage
+        _check_target(target, overwrite)
+        if target.exists():
+            target.rename(old)
+        try:
+            stage.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.is_file() or out.is_symlink():
+        raise UsageError(f"{out} is a file; name a folder to write the checkpoint to")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{out} exists; name another folder, or allow it to be replaced (--overwrite)")
+    if not (out / "config.json").is_file():
+        raise UsageError(f"{out} is not a checkpoint folder, so it is not replaced; name another folder")
+
+
+def _refuse_pickle(folder: Path) -> None:
+    """Say what to do about a folder that has weights only as a pickle."""
+    found = [name for name in PICKLES if (folder / name).is_file()]
+    if found and not (folder / "model.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} has its weights only in {found[0]}, a pickle, which can run code when it is opened; genmm opens "
+            "none. Fetch model.safetensors from the same repository"
+        )
+
+
+def _read_official_config(folder: Path, layout: Layout | None) -> tuple[SledConfig, Layout]:
+    values = read_json(checkpoint_file(folder, "config.json"))
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if kind != "speech_llama":
+        raise CheckpointError(
+            f"{folder} is no official SLED checkpoint: model_type is {kind!r}, expected 'speech_llama'"
+        )
+    layout = layout or _layout_of(folder, values)
+    stream = dict.fromkeys(OFFICIAL_STREAM, 0)
+    if layout == "streaming":
+        stream = {name: values.get(name) or default for name, default in OFFICIAL_STREAM.items()}
+    try:
+        return SledConfig.from_dict({**values, **stream}, strict=False), layout
+    except TypeError as error:
+        raise ConfigError(f"{folder}/config.json holds a value of the wrong kind: {error}") from error
+
+
+def _layout_of(folder: Path, values: Mapping[str, Any]) -> Layout:
+    """Streaming checkpoints have stream_n in config.json and a tokenizer that pads on the right."""
+    by_config: Layout = "streaming" if values.get("stream_n") else "offline"
+    path = folder / "tokenizer_config.json"
+    side = read_json(path).get("padding_side") if path.is_file() else None
+    by_tokenizer = {"left": "offline", "right": "streaming"}.get(side, by_config)
+    if by_config != by_tokenizer:
+        raise ConfigError(
+            f"config.json of {folder} looks like the {by_config} model, its tokenizer (padding {side}) like the "
+            f"{by_tokenizer} one; say which it is with --layout offline or --layout streaming"
+        )
+    return by_config
+
+
+def _read_official_tensors(folder: Path) -> dict[str, Tensor]:
+    _refuse_pickle(folder)
+    tensors = read_tensors(checkpoint_file(folder, "model.safetensors"))
+    # A constant of the stop loss and tables of the rotary embedding; neither is a weight.
+    return {name: value for name, value in tensors.items() if not name.endswith(("bceloss.pos_weight", ".inv_freq"))}
+
+
+def _read_tokenizer(folder: Path, config: SledConfig) -> SledTokenizer:
+    tokenizer = SledTokenizer.from_folder(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"vocab.json has {tokenizer.vocab_size} entries, the network has rows for {config.vocab_size}; "
+            "the tokenizer belongs to another checkpoint"
+        )
+    return tokenizer
+
+
+def _our_config(config: SledConfig, layout: Layout, licence: str, origin: Mapping[str, str]) -> dict[str, Any]:
+    about = "text and speech in turns, speaks while text arrives" if layout == "streaming" else "the whole text first"
+    return {
+        "system": "sled",
+        "network": config.to_dict(),
+        "codec": {"kind": "encodec"},
+        "text": {},
+        "defaults": {"guidance": GUIDANCE, "stop_threshold": STOP_THRESHOLD[layout]},
+        "licence": licence,
+        "description": f"official SLED, English, 24 kHz, {layout}: {about}",
+        "origin": dict(origin),
+    }
+
+
+def _card(settings: Mapping[str, Any]) -> str:
+    sources = (
+        "\n".join(f"- {name} at {commit}" for name, commit in settings["origin"].items()) or "- files of the user's"
+    )
+    return f"""---
+license: {settings["licence"] or "not stated"}
+description: {settings["description"]}
+---
+# Converted SLED checkpoint
+
+{settings["description"]}. Made by `genmm convert` from:
+{sources}
+
+Method: SLED, speech language modelling with energy distance in a continuous space (arXiv 2505.13181). Codec: EnCodec at
+6 kbit/s (arXiv 2210.13438). Weights and vocabulary are the authors'; their licence applies.
+"""
