@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genmm.nn.rotary import rotate
 
-_FAR = -1e30  # finite, so that a row of masked scores can never turn into NaN
+FAR = -1e30  # finite, so that a row of masked scores can never turn into NaN
 
 
 def causal_bias(key_mask: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def causal_bias(key_mask: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool, device=key_mask.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=key_mask.device)
     allowed = (causal & key_mask[:, None, :]) | itself
-    return torch.where(allowed, 0.0, _FAR).unsqueeze(1)
+    return torch.where(allowed, 0.0, FAR).unsqueeze(1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
@@ -82,9 +82,7 @@ class RMSNorm(nn.Module):
         """Normalise [..., width]; the mean of squares is taken in float32."""
         if x.dtype == torch.float32 and x.device.type == "cpu" and torch.is_grad_enabled():
             return _RMSNormFunction.apply(x, self.weight, self.eps)
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
 
 
 class GroupedAttention(nn.Module):

@@ -22,9 +22,13 @@ class HeadBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
+    def modulation(self, noise: Tensor) -> Tensor:
+        """Shift, scale and gate side by side: [N, W] -> [N, 3 W]."""
+        return self.adaLN_modulation(self.noise_ln(noise))
+
     def forward(self, stream: Tensor, noise: Tensor, shift_scale: float = 1.0) -> Tensor:
         """Shapes: stream, noise [N, W] -> [N, W]."""
-        shift, scale, gate = self.adaLN_modulation(self.noise_ln(noise)).chunk(3, dim=-1)
+        shift, scale, gate = self.modulation(noise).chunk(3, dim=-1)
         return stream + gate * self.mlp(modulate(stream, shift * shift_scale, scale))
 
 
@@ -36,9 +40,13 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
+    def modulation(self, noise: Tensor) -> Tensor:
+        """Shift and scale side by side: [N, W] -> [N, 2 W]."""
+        return self.adaLN_modulation(noise)
+
     def forward(self, stream: Tensor, noise: Tensor, shift_scale: float = 1.0) -> Tensor:
         """Shapes: stream, noise [N, W] -> [N, D]."""
-        shift, scale = self.adaLN_modulation(noise).chunk(2, dim=-1)
+        shift, scale = self.modulation(noise).chunk(2, dim=-1)
         return self.linear(modulate(stream, shift * shift_scale, scale))
 
 
