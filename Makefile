@@ -58,9 +58,12 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# Written only when it changes, so that a repeated call finds nothing to do.
-$(VENV)/.torch-index: $(VENV)/.made remember-index
-	@echo "$(TORCH_INDEX)" | cmp -s - $@ || echo "$(TORCH_INDEX)" > $@
+# Made anew only when another index is asked for, so that a repeated call finds nothing to do.
+ifneq ($(TORCH_INDEX),$(shell cat $(VENV)/.torch-index 2>/dev/null))
+$(VENV)/.torch-index: remember-index
+endif
+$(VENV)/.torch-index: $(VENV)/.made
+	@echo "$(TORCH_INDEX)" > $@
 
 $(VENV)/.torch: $(VENV)/.torch-index
 	$(if $(TORCH_INDEX),$(PIP) install --quiet --force-reinstall --no-deps --index-url $(TORCH_INDEX) \

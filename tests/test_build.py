@@ -58,6 +58,8 @@ def test_a_second_install_does_nothing(project):
     project.make("install")
     assert project.make("install") == []
     assert project.done.returncode == 0
+    project.make("--question", "install")
+    assert project.done.returncode == 0
 
 
 def test_changed_requirements_are_installed_once(project):
