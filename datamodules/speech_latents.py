@@ -24,6 +24,7 @@ from datamodules.sampler import Pick
 from datamodules.speech_store import ArrayStore, SpeechSources, open_or_build, waveform_store
 from genmm.core.errors import ConfigError, DataError
 from genmm.core.paths import data_home, genmm_home
+from genmm.losses.alignment import piecewise_path
 from genmm.systems.sled.codec import SpeechCodec
 from genmm.systems.sled.tokenizer import PaddingSide, SledTokenizer, train_bpe
 
@@ -111,11 +112,16 @@ def compose(store: ArrayStore, split: str, plan: CompositionPlan, seed: int) -> 
 
 @dataclass(frozen=True)
 class SpeechItem:
-    """One composition: text, latents [T, D] float32, voice vector [2D] float32."""
+    """One composition."""
 
     text: str
+    """Texts of the parts, joined."""
     latents: Tensor
+    """[T, D] float32."""
     voice: Tensor
+    """[2D] float32."""
+    parts: Sequence[tuple[str, int]]
+    """Text as it stands in the joined one, and number of frames, of every part."""
 
 
 def voice_vector(latents: Tensor) -> Tensor:
@@ -142,14 +148,12 @@ class Compositions:
         rng = random.Random(pick.seed)
         parts = self.compositions[pick.index]
         latents = [torch.from_numpy(self.store[i].astype(np.float32)) for i in parts]
-        return SpeechItem(self._text(parts, rng), torch.cat(latents), self._voice(parts, rng))
-
-    def _text(self, parts: Sequence[int], rng: random.Random) -> str:
         texts = [self.store.table[i]["text"] for i in parts]
-        joined = texts[0]
-        for text in texts[1:]:
-            joined = (joined.removesuffix(".") if rng.random() < self.plan.drop_stop else joined) + text
-        return joined
+        for place in range(len(texts) - 1):
+            if rng.random() < self.plan.drop_stop:
+                texts[place] = texts[place].removesuffix(".")
+        spans = [(text, len(part)) for text, part in zip(texts, latents, strict=True)]
+        return SpeechItem("".join(texts), torch.cat(latents), self._voice(parts, rng), spans)
 
     def _voice(self, parts: Sequence[int], rng: random.Random) -> Tensor:
         """Statistics of up to four seconds of other utterances of the speaker, or of its own when there are none."""
@@ -235,10 +239,22 @@ class SpeechLatentData(GenerativeData):
         return Compositions(self.store, "test", plan, self.seed)
 
     def collate(self, items: list[SpeechItem]) -> dict[str, Any]:
-        """ids [B, Tt], text_mask, latents [B, T, D] right padded, frame_mask, voice [B, 2D]."""
+        """ids [B, Tt], text_mask, latents [B, T, D] right padded, frame_mask, voice [B, 2D], path [B, T]."""
         ids, text_mask = self.tokenizer.batch([item.text for item in items], self.padding)
         lengths = torch.tensor([len(item.latents) for item in items])
         latents = torch.nn.utils.rnn.pad_sequence([item.latents for item in items], batch_first=True)
         frame_mask = torch.arange(latents.shape[1]) < lengths[:, None]
         voice = torch.stack([item.voice for item in items])
-        return {"ids": ids, "text_mask": text_mask, "latents": latents, "frame_mask": frame_mask, "voice": voice}
+        paths = [
+            piecewise_path([len(self.tokenizer.encode_plain(text)) for text, _ in item.parts],
+                           [frames for _, frames in item.parts], first_token=1)
+            for item in items
+        ]  # fmt: skip
+        return {
+            "ids": ids,
+            "text_mask": text_mask,
+            "latents": latents,
+            "frame_mask": frame_mask,
+            "voice": voice,
+            "path": torch.nn.utils.rnn.pad_sequence(paths, batch_first=True),
+        }

@@ -37,6 +37,9 @@ class SpeechCodecTask(pl.LightningModule):
         adversarial_from: share of the run after which the discriminators join, 0 to 1; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
         ema_decay: decay of the weight average per step.
+        start_from: codec folder to go on from; its sizes then replace `codec`.
+        train_encoder: False keeps encoder and latents as they are, so that models of the latents stay valid while
+            the decoder gets better.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class SpeechCodecTask(pl.LightningModule):
         adversarial_from: float = 0.35,
         latent_noise: float = 0.25,
         ema_decay: float = 0.999,
+        start_from: str | None = None,
+        train_encoder: bool = True,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.codec = SpeechCodec(codec)
+        self.codec = SpeechCodec(codec) if start_from is None else SpeechCodec.from_folder(start_from).train()
+        codec = self.codec.config
         self.average = SpeechCodec(codec).requires_grad_(False)
         self.average.load_state_dict(self.codec.state_dict())
         self.discriminator = MultiScaleSpectrumDiscriminator()
@@ -61,14 +67,14 @@ class SpeechCodecTask(pl.LightningModule):
         self.total_steps, self.learning_rate, self.warmup_steps = total_steps, learning_rate, warmup_steps
         self.mel_weight, self.feature_weight = mel_weight, feature_weight
         self.adversarial_start = int(adversarial_from * total_steps)
-        self.latent_noise, self.ema_decay = latent_noise, ema_decay
+        self.latent_noise, self.ema_decay, self.train_encoder = latent_noise, ema_decay, train_encoder
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """AdamW for the codec and one for the discriminators."""
         return [
             torch.optim.AdamW(part.parameters(), lr=self.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
-            for part in (self.codec, self.discriminator)
+            for part in (self.codec if self.train_encoder else self.codec.decoder, self.discriminator)
         ]
 
     def _learning_rate(self, step: int) -> float:
@@ -78,9 +84,14 @@ class SpeechCodecTask(pl.LightningModule):
         return self.learning_rate * (0.1 + 0.45 * (1.0 + float(torch.cos(torch.pi * progress))))
 
     def _reconstruct(self, waveform: Tensor) -> Tensor:
-        latents = self.codec.latents(waveform)
+        with torch.set_grad_enabled(self.train_encoder):
+            latents = self.codec.latents(waveform)
         size = self.latent_noise * torch.rand(latents.shape[0], 1, 1, device=latents.device)
         return self.codec.decoder(latents + size * torch.randn_like(latents))
+
+    def on_train_epoch_start(self) -> None:
+        """A fixed encoder also keeps its latent statistics."""
+        self.codec.standardise.train(self.train_encoder)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """One step of the codec and, once they have joined, of the discriminators."""
@@ -98,7 +109,9 @@ class SpeechCodecTask(pl.LightningModule):
             loss = loss + self._adversarial_step(output, batch, judge_optimizer, metrics)
         codec_optimizer.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 5.0 * self.mel_weight)
+        torch.nn.utils.clip_grad_norm_(
+            [p for p in self.codec.parameters() if p.grad is not None], 5.0 * self.mel_weight
+        )
         codec_optimizer.step()
         self._update_average(step)
         self.step_count += 1

@@ -22,6 +22,7 @@ from genmm.losses.energy import distance, energy_score
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.network import SledNetwork, TeacherForced
 from genmm.systems.sled.objective import sled_losses, stop_loss
+from models.alignment import AlignmentGuide, AttentionReader, alignment_loss
 from models.base import BadStepPolicy, GenerativeModule, Stage
 from models.optim import OptimConfig
 
@@ -77,12 +78,14 @@ class SpeechBatch:
     """[B, T] bool, True at real frames."""
     voice: Tensor | None
     """[B, V] float, or None for a network without voices."""
+    path: Tensor | None = None
+    """[B, T] float, expected token index of each frame counted from <s>; only read when alignment is guided."""
 
     @classmethod
     def of(cls, batch: Any) -> SpeechBatch:
         """Read a batch. Raises: DataError that names what is missing."""
         source = batch if isinstance(batch, dict) else vars(batch)
-        missing = [f.name for f in fields(cls) if f.name not in source and f.name != "voice"]
+        missing = [f.name for f in fields(cls) if f.name not in source and f.name not in ("voice", "path")]
         if missing:
             raise DataError(f"a SLED batch needs {[f.name for f in fields(cls)]}; missing: {missing}")
         return cls(**{f.name: source.get(f.name) for f in fields(cls)})
@@ -97,6 +100,7 @@ class SledTask(GenerativeModule):
         self,
         network: SledConfig,
         objective: SledObjective | None = None,
+        guide: AlignmentGuide | None = None,
         codec: str | None = None,
         tokenizer: str | None = None,
         voices: str | None = None,
@@ -114,6 +118,7 @@ class SledTask(GenerativeModule):
         Args:
             network: Sizes of the network.
             objective: What is minimised.
+            guide: Help for text alignment early in training; off unless its weight is set.
             codec: Codec folder whose latents the data holds, for the exported folder; null asks the data module.
             tokenizer: Folder with vocab.json and merges.txt, for the exported folder; null asks the data module.
             voices: Folder of voices to put into the exported folder; null for none.
@@ -133,7 +138,7 @@ class SledTask(GenerativeModule):
             raise ConfigError(
                 f"eval_draws must be at least 2 and stop_threshold in (0, 1), got {eval_draws}, {stop_threshold}"
             )
-        self.objective = objective or SledObjective()
+        self.objective, self.guide = objective or SledObjective(), guide or AlignmentGuide()
         self.network = SledNetwork(network)
         self.parts = {"codec": codec, "tokenizer": tokenizer}
         self.voices_folder = voices
@@ -148,7 +153,15 @@ class SledTask(GenerativeModule):
     def losses(self, batch: Any, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Training terms of one batch: loss, energy, stop, calibration, error, frames."""
         batch = SpeechBatch.of(batch)
-        forced = self._forced(batch, self._input_noise(batch.latents), self._voice(batch))
+        noise, voice = self._input_noise(batch.latents), self._voice(batch)
+        weight = self.guide.weight_at(self.global_step)
+        guided: dict[str, Tensor] = {}
+        if weight > 0 and batch.path is not None:
+            with AttentionReader(self.network, self.guide.layers) as reader:
+                forced = self._forced(batch, noise, voice)
+            guided["alignment"] = alignment_loss(reader, self.guide, batch.path, batch.text_mask, batch.frame_mask)
+        else:
+            forced = self._forced(batch, noise, voice)
         goal = self.objective
         parts = sled_losses(
             self.network,
@@ -164,7 +177,9 @@ class SledTask(GenerativeModule):
         loss = parts.total if goal.frames_per_batch is None else parts.total * (frames / goal.frames_per_batch)
         with torch.no_grad():
             spread = distance(parts.draw_1, parts.draw_2).mean()
-        return {
+        if guided:
+            loss = loss + weight * guided["alignment"]
+        return guided | {
             "loss": loss,
             "energy": parts.energy,
             "stop": parts.stop,

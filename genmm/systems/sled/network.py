@@ -127,7 +127,10 @@ class SledNetwork(nn.Module):
         nn.init.zeros_(self.z_proj.bias)
         nn.init.xavier_uniform_(self.eos_head.weight)
         if self.voice_proj is not None:
-            nn.init.xavier_uniform_(self.voice_proj.weight)
+            # The joint norm rescales text + voice together: a voice of the size of the official 0.02 embeddings or more
+            # would hide the words. So with voices the text starts at the size of projected speech, the voice below it.
+            nn.init.normal_(self.model.embed_tokens.weight, std=0.5)
+            nn.init.normal_(self.voice_proj.weight, std=0.02)
             nn.init.zeros_(self.voice_proj.bias)
 
     def embed_text(self, ids: Tensor) -> Tensor:
