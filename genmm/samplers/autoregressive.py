@@ -20,7 +20,8 @@ from genmm.core.errors import ShapeError, UsageError
 NOISE_BLOCK = 16
 """Steps of noise drawn at once; a part of what a seed means, so it never changes."""
 
-StopReason = Literal["stop", "length", "collapse", "not finite", "silence"]
+StopReason = Literal["stop", "length", "collapse", "not finite"]
+"""The stop head ended it; it was cut at its longest; it hardly moved any more; a value was NaN or infinite."""
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor | float) -> Tensor:
