@@ -136,7 +136,7 @@ def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch, code):
 
 def loaded_after(code: str) -> set[str]:
     program = f"import sys\n{code}\nprint(' '.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -153,11 +153,11 @@ def test_listing_modules_without_torch():
     assert not loaded_after(f"{light}\nimport genmm.core.paths, genmm.registry") & HEAVY
 
 
-@pytest.mark.skipif(not (ROOT / "app" / "cli.py").is_file(), reason="needs app/cli.py")
 def test_the_command_line_starts_without_torch():
     assert not loaded_after("import app.cli") & HEAVY
 
 
+@pytest.mark.timeout(300)  # a machine under full load takes a minute to import torch
 def test_importing_every_core_module_touches_nothing():
     """No thread, no seeded generator, no GPU: what the style guide promises of imports."""
     code = """
