@@ -15,10 +15,10 @@ _HOMES = {
     "figures": ("mel_picture", "sound_picture", "waveform_picture"),
     "image": ("encode_image_bytes", "read_image", "write_image"),
     "loudness": ("integrated_loudness", "integrated_loudness_torch", "normalise"),
-    "resample": ("resample", "resampled_length"),
+    "resampling": ("resample", "resampled_length"),
     "silence": ("sound_bounds", "trim_silence"),
     "tag_reader": ("read_tags",),
-    "probe": ("MediaInfo", "probe"),
+    "media_info": ("MediaInfo", "probe"),
     "video": ("Frame", "FrameReader", "Video", "iter_frames", "read_video"),
     "video_write": ("write_video",),
 }

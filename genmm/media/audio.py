@@ -15,7 +15,7 @@ from genmm.core.limits import DEFAULT_LIMITS, Limits
 from genmm.media.audio_decode import decode_audio
 from genmm.media.audio_write import AUDIO_FORMATS, as_samples, encode_audio_bytes, write_audio
 from genmm.media.channels import downmix
-from genmm.media.resample import check_rates, resample, resampled_length
+from genmm.media.resampling import check_rates, resample, resampled_length
 from genmm.media.source import MediaInput, MediaSource, open_source
 
 __all__ = [

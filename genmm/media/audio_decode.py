@@ -17,8 +17,8 @@ from genmm.media.source import MediaSource, memory_limit
 
 __all__ = ["Decoded", "decode_audio"]
 
-BLOCK = 65_536
-"""Sample frames per read from libsndfile."""
+BLOCK = 16_384
+"""Sample frames per read from libsndfile, all of which are lost when it finds damage among them."""
 
 GAP_S = 0.06
 """Sound that lies behind its time stamps by more than this has a gap, in seconds. Vorbis in WebM alone shows 0.024."""
@@ -45,6 +45,8 @@ class Decoded:
     notes: Notes
     blocks: list[np.ndarray] = field(default_factory=list)
     frames: int = 0
+    is_whole: bool = True
+    """False where the decoder stopped at damage; another one may get further."""
 
     def __post_init__(self) -> None:
         limits, name = self.media.limits, self.media.name
@@ -86,11 +88,17 @@ def decode_audio(media: MediaSource, *, mono: bool) -> Decoded:
 
     Raises: MediaError without sound or when it is unreadable; LimitError past the limits.
     """
-    if _is_for_libsndfile(media.head):
-        sound = _with_libsndfile(media, mono)
-        if sound is not None:
-            return sound
-    return _with_ffmpeg(media, mono)
+    sound = _with_libsndfile(media, mono) if _is_for_libsndfile(media.head) else None
+    if sound is not None and sound.is_whole:
+        return sound
+    try:
+        return _with_ffmpeg(media, mono)
+    except LimitError:
+        raise
+    except MediaError:
+        if sound is None or sound.frames == 0:
+            raise
+        return sound
 
 
 def _is_for_libsndfile(head: bytes) -> bool:
@@ -116,6 +124,7 @@ def _with_libsndfile(media: MediaSource, mono: bool) -> Decoded | None:
             while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
                 result.append(block.T)
         except soundfile.SoundFileError:
+            result.is_whole = False
             result.notes.add("the file breaks off or is damaged; what comes after that point is missing")
         log = sound.extra_info
         if "(should be" in log or "end-of-stream bit" in log.lower() or "Exiting parser" in log:

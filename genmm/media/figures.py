@@ -89,11 +89,11 @@ def log_mel(signal: np.ndarray, sample_rate: int, *, columns: int, bands: int = 
     """
     from torchaudio.functional import melscale_fbanks
 
-    size = max(16, 2 ** round(np.log2(max(1.0, WINDOW_S * sample_rate))))
+    size = max(64, 2 ** round(np.log2(max(1.0, WINDOW_S * sample_rate))))
     hop = max(1, round(HOP_S * sample_rate), len(signal) // columns)
     padded = np.pad(signal, (size // 2, size // 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]  # [T, size], a view
-    bands = min(bands, size // 4)
+    bands = min(bands, size // 8)
     filters = melscale_fbanks(size // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)  # [size / 2 + 1, bands]
     parts = []
     for start in range(0, len(windows), WINDOWS_AT_A_TIME):

@@ -8,7 +8,7 @@ from typing import Any
 
 from genmm.core.errors import LimitError
 from genmm.media.containers import Notes, decoded, zero_s
-from genmm.media.probe import average_fps
+from genmm.media.media_info import average_fps
 from genmm.media.source import MediaSource
 
 __all__ = ["FALLBACK_FPS", "MAX_FPS", "TimedFrames", "on_grid"]

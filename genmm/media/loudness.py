@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genmm.core.errors import MediaError, ShapeError, UsageError
 from genmm.media.channels import stereo_matrix
-from genmm.media.resample import resample
+from genmm.media.resampling import resample
 
 __all__ = ["integrated_loudness", "integrated_loudness_torch", "normalise"]
 

@@ -34,10 +34,10 @@ def sound_bounds(
     array = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
     if array.ndim not in (1, 2):
         raise ShapeError(f"samples must be [S] or [C, S], got {array.shape}")
-    array = array.reshape(-1, array.shape[-1])
-    window, count = max(1, round(WINDOW_S * sample_rate)), array.shape[-1]
     if array.size == 0:
         return None
+    array = array.reshape(-1, array.shape[-1])
+    window, count = max(1, round(WINDOW_S * sample_rate)), array.shape[-1]
     energy = np.add.reduceat(np.square(array, dtype=np.float64), np.arange(0, count, window), axis=1)  # [C, windows]
     power = energy.max(axis=0) / window
     limit = max(power.max() * 10 ** (threshold_db / 10), 10 ** (QUIETEST_DB / 10))

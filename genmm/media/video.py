@@ -18,8 +18,8 @@ from genmm.core.limits import DEFAULT_LIMITS, Limits
 from genmm.media.audio import Audio, read_audio_source
 from genmm.media.containers import DAMAGE, Notes, largest_video, open_container, zero_s
 from genmm.media.frame_times import FALLBACK_FPS, MAX_FPS, TimedFrames, on_grid
+from genmm.media.media_info import AudioInfo, MediaInfo, VideoInfo, average_fps, probe
 from genmm.media.pictures import PictureMaker
-from genmm.media.probe import AudioInfo, MediaInfo, VideoInfo, average_fps, probe
 from genmm.media.source import DecodeClock, MediaInput, MediaSource, memory_limit, open_source
 from genmm.media.video_write import write_video
 

@@ -17,7 +17,7 @@ from genmm.core.files import atomic_path
 from genmm.media.audio_write import as_samples
 from genmm.media.channels import downmix
 from genmm.media.image import as_picture
-from genmm.media.resample import resample
+from genmm.media.resampling import resample
 from genmm.media.tags import pack_tags
 
 __all__ = ["write_video"]
@@ -30,6 +30,9 @@ AUDIO_BITS_PER_CHANNEL = 96_000
 
 AUDIO_BLOCK = 4096
 """Samples given to the encoder at a time."""
+
+MUXER = {"movflags": "faststart", "movie_timescale": "48000"}
+"""The index in front, for playing while loading; lengths counted finely enough that sound is not cut to whole ms."""
 
 MAX_SIDE = 8192
 """Longest side that is written, in pixels."""
@@ -65,7 +68,7 @@ def write_video(
         try:
             # With "file:" FFmpeg takes the rest literally, whatever characters the name has.
             url = "file:" + os.path.abspath(temporary)
-            with av.open(url, "w", format="mp4", options={"movflags": "faststart"}) as out:
+            with av.open(url, "w", format="mp4", options=MUXER) as out:
                 out.metadata.update(pack_tags(tags))
                 _write(out, iter(frames), Fraction(fps).limit_denominator(100_000), sound, crf, preset)
         except av.FFmpegError as error:
@@ -85,24 +88,20 @@ def _as_sound(audio: Any) -> tuple[np.ndarray, int]:
 def _write(
     out: Any, frames: Iterator[Any], rate: Fraction, sound: tuple[np.ndarray, int] | None, crf: int, preset: str
 ) -> None:
-    first = next(frames, None)
-    if first is None:
-        raise UsageError("a video needs at least one frame, got none")
-    picture = as_picture(first)
-    video = _video_stream(out, _even(picture).shape, rate, crf, preset)
-    audio = _AudioTrack(out, *sound) if sound is not None else None
-    reformatter, index = VideoReformatter(), 0
-    while True:
-        out.mux(video.encode(_yuv(_even(picture), index, video, reformatter)))
-        index += 1
-        if audio is not None:
-            audio.write_until(index / float(rate))  # side by side, so that players need little buffer
-        following = next(frames, None)
-        if following is None:
-            break
-        shape, picture = picture.shape, as_picture(following)
-        if picture.shape != shape:
+    video, audio, shape, reformatter = None, None, None, VideoReformatter()
+    for index, frame in enumerate(frames):
+        picture = as_picture(frame)
+        if video is None:
+            shape, video = picture.shape, _video_stream(out, _even(picture).shape, rate, crf, preset)
+            audio = None if sound is None else _AudioTrack(out, *sound)
+        elif picture.shape != shape:
             raise ShapeError(f"frame {index} is {picture.shape}, the frames before it {shape}; scale them to one size")
+        out.mux(video.encode(_yuv(_even(picture), index, video, reformatter)))
+        if audio is not None:
+            audio.write_until((index + 1) / float(rate))  # side by side, so that players need little buffer
+        del frame, picture  # before the next one is made
+    if video is None:
+        raise UsageError("a video needs at least one frame, got none")
     out.mux(video.encode(None))
     if audio is not None:
         audio.finish()
