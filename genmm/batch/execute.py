@@ -38,6 +38,13 @@ class RunStoppedError(GenmmError):
     exit_code = 3
 
 
+def portable_error(text: str, exit_code: int) -> RunStoppedError:
+    """An error of another process, in a form that every process can read."""
+    error = RunStoppedError(text)
+    error.exit_code = exit_code
+    return error
+
+
 @dataclass(frozen=True)
 class Job:
     """An item with what its record needs."""

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from genmm.batch.execute import BatchWorker, RunStoppedError
+from genmm.batch.execute import BatchWorker, RunStoppedError, portable_error
 from genmm.batch.folder import RunFolder
 from genmm.batch.plan import Plan
 from genmm.batch.results_log import Record
@@ -51,9 +51,13 @@ def ray_results(run: BatchRun, workers: int) -> Iterator[list[Record]]:
         run.progress("starting the actors")
         for batch in _dataset(ray, run, workers).iter_batches(batch_size=None, prefetch_batches=0):
             run.cancel.check()
+            for text, code in zip(batch["error"], batch["exit_code"], strict=True):
+                if text:
+                    raise portable_error(str(text), int(code))
             yield [Record.from_line(line) for line in batch["record"]]
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        said = str(error).strip().splitlines()[-1]
+        raise RunStoppedError(f"Ray stopped the run: {said}; finished items are safe") from error
     finally:
         if own:
             ray.shutdown()
@@ -75,32 +79,31 @@ def _dataset(ray: Any, run: BatchRun, workers: int) -> Any:
 
 
 class _Actor:
-    """One Ray actor: a loaded task with a staging folder of its own."""
+    """One Ray actor: a loaded task with a staging folder of its own.
+
+    A GenmmError travels back as data, because Ray keeps of an exception little more than its printed traceback.
+    """
 
     def __init__(self, task: BatchTask, plan: Plan, folder: str, shard: Shard, batch_size: int) -> None:
         place = RunFolder(folder, shard)
         place.staging = place.staging / secrets.token_hex(8)
         place.staging.mkdir(parents=True)
-        task.setup()
-        self.plan = plan
+        self.plan, self.error = plan, None
         self.worker = BatchWorker(task, place, batch_size, CancelToken())
+        try:
+            task.setup()
+        except GenmmError as error:
+            self.error = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         jobs = [self.plan.job(str(name)) for name in batch["id"]]
-        return {"record": [record.to_line() for record in self.worker.records(jobs)]}
-
-
-def _cause(error: Any) -> GenmmError:
-    """The genmm error inside what Ray raised, or one that tells what Ray said."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for found in (seen, getattr(seen, "cause", None)):
-            if isinstance(found, GenmmError):
-                plain = RunStoppedError(str(found).strip().splitlines()[-1])
-                plain.exit_code = found.exit_code
-                return plain
-        seen = seen.__cause__
-    return RunStoppedError(f"Ray stopped the run: {str(error).strip().splitlines()[-1]}; finished items are safe")
+        try:
+            lines = [] if self.error else [record.to_line() for record in self.worker.records(jobs)]
+        except GenmmError as error:
+            self.error = error
+        if self.error:
+            return {"record": [""], "error": [str(self.error)], "exit_code": [self.error.exit_code]}
+        return {"record": lines, "error": [""] * len(lines), "exit_code": [0] * len(lines)}
 
 
 __all__ = ["ray_results", "require_ray"]

@@ -31,10 +31,11 @@ class BatchItem:
 
 @runtime_checkable
 class BatchTask(Protocol):
-    """The work of one system. Tasks are small frozen dataclasses that pickle; the model is loaded by `setup`.
+    """The work of one system. Tasks are small dataclasses that pickle; the model is loaded by `setup`.
 
-    Every dataclass field becomes an option of `genmm batch NAME`: its metadata holds `help` and, where only some
-    values are allowed, `choices`. A task must give an item the same result whatever items share its batch.
+    Every dataclass field whose metadata holds `help` becomes an option of `genmm batch NAME` (also `choices` and
+    `metavar`, as in argparse). The first line of the class's docstring is its help, `examples` more of it. A task
+    must give an item the same result whatever items share its batch.
     """
 
     name: str

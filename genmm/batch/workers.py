@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from genmm.batch.execute import RunStoppedError
+from genmm.batch.execute import portable_error
 from genmm.batch.folder import RunFolder
 from genmm.batch.plan import error_limit
 from genmm.batch.results_log import Record
@@ -51,6 +51,7 @@ def run_workers(run: BatchRun, count: int) -> BatchReport:
     run.open()
     run.refresh(retry_failed=run.retry_failed)
     if not run.pending:
+        _merge(run)
         return _finish(run, "")
     parts = run.folder.shard.split(min(count, len(run.pending)))
     gathering = _Gathering(run, [_start(run, part, k, len(parts)) for k, part in enumerate(parts)])
@@ -58,6 +59,7 @@ def run_workers(run: BatchRun, count: int) -> BatchReport:
         gathering.until_all_ended()
     finally:
         gathering.end()
+        _merge(run)
     if gathering.error:
         raise gathering.error
     return _finish(run, gathering.stopped)
@@ -160,7 +162,7 @@ def _work(settings: dict[str, Any], count: int, pipe: Connection) -> None:
     try:
         run.work(results)
     except GenmmError as error:
-        pipe.send(("error", _portable(error)))
+        pipe.send(("error", portable_error(str(error), error.exit_code)))
 
 
 def _obey(pipe: Connection, stop: threading.Event, cancel: CancelToken) -> None:
@@ -173,14 +175,11 @@ def _obey(pipe: Connection, stop: threading.Event, cancel: CancelToken) -> None:
         (stop.set if order == "stop" else cancel.cancel)()
 
 
-def _portable(error: GenmmError) -> GenmmError:
-    plain = RunStoppedError(str(error))
-    plain.exit_code = error.exit_code
-    return plain
+def _merge(run: BatchRun) -> None:
+    run.folder.merge(run.plan.digests, partial=run.folder.shard.is_whole)
 
 
 def _finish(run: BatchRun, stopped: Stopped) -> BatchReport:
-    run.folder.merge(run.plan.digests, partial=run.folder.shard.is_whole)
     run.refresh(retry_failed=False)
     report = run.report(stopped)
     return replace(report, stopped="") if report.left == 0 and stopped == "asked" else report

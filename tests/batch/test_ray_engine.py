@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from batch_folders import contents, tones, write_manifest
@@ -31,7 +33,14 @@ def test_without_ray_the_error_names_the_line_that_installs_it(tmp_path, monkeyp
 @pytest.fixture(scope="module")
 def ray():
     found = require_ray()
-    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found.init(
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},  # the actors import tone_task
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield found
     found.shutdown()
 
