@@ -259,8 +259,8 @@ def _is_initialism(word: str) -> bool:
 
 def _is_shouting(words: list[str]) -> bool:
     """Whether a text is written in capitals throughout, so that capitals mean nothing."""
-    long_words = [word for word in words if len(word) > 3]
-    return bool(long_words) and all(word.isupper() for word in long_words)
+    longer = [word for word in words if len(word) > 1]
+    return all(word.isupper() for word in longer) and not all(map(_is_initialism, longer))
 
 
 # ---------------------------------------------------------------- long text
