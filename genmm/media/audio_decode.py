@@ -151,7 +151,7 @@ def _with_ffmpeg(media: MediaSource, mono: bool) -> Decoded:
                 result.append(block)
         for block in convert.finish() if result is not None else ():
             result.append(block)
-        is_padded = stream.codec_context.name.startswith("aac")
+        is_padded = stream.codec_context.name == "aac" and container.format.name.startswith("mov")
     if result is None:
         return Decoded(media, 1, 1, mono, notes)
     if declared is not None:

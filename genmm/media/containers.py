@@ -50,9 +50,6 @@ DAMAGE = (av.FFmpegError, ValueError, OSError, MemoryError, UnicodeDecodeError)
 OPEN_STREAMS = 64
 """FFmpeg stops here while it reads a header, so that ours is the message for anything above `limits.streams`."""
 
-PROBE_S = 5.0
-"""A header that takes longer to understand is refused, in seconds."""
-
 
 @dataclass
 class Notes:
@@ -91,7 +88,7 @@ def open_container(media: MediaSource) -> Iterator[Any]:
             media.reader(),
             options=options,
             metadata_errors="replace",
-            timeout=(min(PROBE_S, media.limits.decode_s), media.limits.decode_s),
+            timeout=media.limits.decode_s,
             io_open=_refuse_second_file,
         ) as container:
             _check_streams(container, media)
@@ -99,6 +96,7 @@ def open_container(media: MediaSource) -> Iterator[Any]:
     except GenmmError:
         raise
     except DAMAGE as error:
+        media.clock.check()  # FFmpeg calls it "immediate exit" when the time is used up
         raise _unreadable(media.name, error) from error
 
 

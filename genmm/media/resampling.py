@@ -23,12 +23,14 @@ BETA = 14.769656459379492
 """Shape of the Kaiser window. These three measure -100 dB aliasing and 105 dB signal to noise from 44.1 to 16 kHz up to
 7 kHz; torchaudio's own defaults reach 15 dB there, at the same speed."""
 
-MAX_KERNEL = 8_000_000
-"""Taps of torchaudio's polyphase kernel, above which the taps are computed where they are used. 44.1 <-> 48 kHz has
-0.07 million; 44 099 -> 16 000 Hz would have 720 million (2.9 GB)."""
+MAX_KERNEL = 1_000_000
+"""Largest polyphase kernel, in taps. 44.1 <-> 48 kHz needs 0.07 million; 44 099 -> 16 000 Hz would need 720 million
+(2.9 GB), so such rates go through the spectrum instead."""
 
-BLOCK_TAPS = 4_000_000
-"""Taps computed at a time on that second way."""
+CONTEXT = 512
+"""On that way: samples of the lower rate on each side of a block, where the low-pass still reaches in."""
+BLOCK = 262_144
+"""On that way: samples of the higher rate per block, at least."""
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
@@ -42,8 +44,8 @@ def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
     Shapes: samples [..., S] -> [..., ceil(S * to_rate / from_rate)]; array in, array out; tensor in, tensor out.
     Dtype: float32 and float64 stay; other dtypes become float32. Time zero stays where it is (no delay).
     Raises: UsageError for rates that are not whole numbers above 0; ShapeError for a scalar.
-    Source: torchaudio.functional.resample (Kaiser-windowed sinc). Differs for rates without a useful common divisor:
-    the same taps are computed in blocks, since the precomputed kernel would not fit in memory.
+    Source: torchaudio.functional.resample (Kaiser-windowed sinc). Differs for rates without a useful common divisor,
+    whose kernel would not fit in memory: there the spectrum of blocks is cut or extended, which is as exact.
     """
     check_rates(from_rate, to_rate)
     is_array = isinstance(samples, np.ndarray)
@@ -68,8 +70,8 @@ def _convert(signal: Tensor, from_rate: int, to_rate: int) -> Tensor:
         return signal
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
-    if new * (old + 2 * _half_width(old, new)) > MAX_KERNEL:
-        return _convert_in_blocks(signal, old, new)
+    if new * (old + 2 * math.ceil(WIDTH * old / (min(old, new) * ROLLOFF))) > MAX_KERNEL:
+        return _through_spectrum(signal, old, new)
     from torchaudio.functional import resample as polyphase
 
     return polyphase(
@@ -83,33 +85,27 @@ def _convert(signal: Tensor, from_rate: int, to_rate: int) -> Tensor:
     )
 
 
-def _half_width(old: int, new: int) -> int:
-    return math.ceil(WIDTH * old / (min(old, new) * ROLLOFF))
-
-
-def _convert_in_blocks(signal: Tensor, old: int, new: int) -> Tensor:
-    """The same sum as the polyphase kernel, with the taps of each output computed from its own position."""
-    cutoff = min(old, new) * ROLLOFF / old  # of one input sample
-    half = _half_width(old, new) + 1
-    length = resampled_length(signal.shape[-1], old, new)
-    padded = torch.nn.functional.pad(signal.reshape(-1, signal.shape[-1]), (half, half + 1))  # [N, S + 2 * half + 1]
-    windows = padded.unfold(-1, 2 * half + 1, 1)  # [N, S + 1, taps], a view
-    offsets = torch.arange(-half, half + 1, device=signal.device, dtype=torch.float64)
-    block = max(1, BLOCK_TAPS // (2 * half + 1))
+def _through_spectrum(signal: Tensor, old: int, new: int) -> Tensor:
+    """Blocks of whole periods (`old` samples in, `new` out), so that both ends of each fall on samples exactly."""
+    context = math.ceil(CONTEXT / min(old, new))  # periods
+    inner = max(2 * context, math.ceil(BLOCK / max(old, new)))
+    periods = inner + 2 * context
+    low_pass = _low_pass(periods, old, new).to(signal)
+    rows = signal.reshape(-1, signal.shape[-1])
+    count = math.ceil(signal.shape[-1] / (inner * old))
+    behind = (count * inner + context) * old - signal.shape[-1]
+    padded = torch.nn.functional.pad(rows, (context * old, behind))  # [N, (count * inner + 2 * context) * old]
     parts = []
-    for start in range(0, length, block):
-        index = torch.arange(start, min(start + block, length), device=signal.device, dtype=torch.int64)
-        whole = index * old // new
-        fraction = ((index * old) % new).to(torch.float64) / new
-        taps = _taps((offsets[None, :] - fraction[:, None]) * cutoff) * cutoff  # [block, taps]
-        parts.append((windows[:, whole] * taps.to(signal.dtype)).sum(-1))
-    return torch.cat(parts, dim=-1).reshape(*signal.shape[:-1], length)
+    for block in range(count):
+        start = block * inner * old
+        spectrum = torch.fft.rfft(padded[:, start : start + periods * old])[:, : len(low_pass)] * low_pass
+        parts.append(torch.fft.irfft(spectrum, periods * new)[:, context * new : (context + inner) * new] * (new / old))
+    length = resampled_length(signal.shape[-1], old, new)
+    return torch.cat(parts, dim=-1)[:, :length].reshape(*signal.shape[:-1], length)
 
 
-def _taps(position: Tensor) -> Tensor:
-    """Kaiser-windowed sinc at positions in zero crossings, as torchaudio computes it."""
-    position = position.clamp(-WIDTH, WIDTH)
-    window = torch.special.i0(BETA * (1 - (position / WIDTH) ** 2).sqrt()) / torch.special.i0(
-        torch.tensor(BETA, dtype=position.dtype, device=position.device)
-    )
-    return torch.sinc(position) * window
+def _low_pass(periods: int, old: int, new: int) -> Tensor:
+    """Gain per bin: 1 up to ROLLOFF of the lower Nyquist rate, then half a cosine down to 0 there. [bins] float64."""
+    nyquist = periods * min(old, new) / 2
+    place = (torch.arange(math.ceil(nyquist), dtype=torch.float64) / nyquist - ROLLOFF) / (1 - ROLLOFF)
+    return 0.5 + 0.5 * torch.cos(math.pi * place.clamp(0, 1))

@@ -44,11 +44,16 @@ PLAYLISTS = {
 }
 
 
+@pytest.fixture(scope="session")
+def neighbour(make) -> bytes:
+    """A good video that lies beside the upload."""
+    return make.video(make.ramp_frames(), audio=make.tone(1.0, 48000))
+
+
 @pytest.mark.parametrize("kind", PLAYLISTS)
 @pytest.mark.parametrize("suffix", [".mp4", ".wav", ".m3u8", ".ffconcat", ".mpd", ".mkv"])
-def test_files_that_name_other_files_are_refused(make, tmp_path, monkeypatch, kind, suffix):
+def test_files_that_name_other_files_are_refused(make, neighbour, tmp_path, monkeypatch, kind, suffix):
     monkeypatch.chdir(tmp_path)
-    neighbour = make.video(make.ramp_frames(), audio=make.tone(1.0, 48000))
     (tmp_path / "neighbour.mp4").write_bytes(neighbour)
     (tmp_path / "neighbour.wav").write_bytes(make.wav(make.int16(make.tone())))
     text = PLAYLISTS[kind].format(folder=tmp_path).encode()
@@ -96,9 +101,7 @@ def test_a_pixel_bomb_is_refused_at_little_cost(tmp_path):
         frame = av.VideoFrame(8192, 8192, "yuv420p")
         for plane in frame.planes:
             plane.update(bytes(plane.buffer_size))
-        for i in range(2):
-            frame.pts = i
-            out.mux(track.encode(frame))
+        out.mux(track.encode(frame))
         out.mux(track.encode(None))
     assert path.stat().st_size < 1_000_000
     code = f"""
@@ -188,6 +191,7 @@ BEGINNINGS = (b"", b"RIFF\x10\0\0\0WAVEfmt ", b"OggS", b"fLaC", b"ID3\x04\0\0", 
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut=st.floats(0, 1), damage=flips, front=st.booleans())

@@ -10,9 +10,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from genmm.core.errors import LimitError, MediaError, UsageError
 from genmm.core.limits import Limits
+from genmm.media.audio import read_audio
 from genmm.media.video import iter_frames, probe, read_video
 
 MILLISECOND = Fraction(1, 1000)
@@ -134,6 +136,20 @@ def test_the_largest_of_several_videos_is_read_and_cover_pictures_are_not(make):
     data = make.video(make.ramp_frames(3, 32, 32), more_frames=make.ramp_frames(5, 128, 64))
     assert read_video(data).frames.shape == (5, 64, 128, 3)
     assert probe(data).streams == 2
+
+
+def test_a_cover_picture_is_no_video(make):
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(stream, "PNG")
+    content = b"\0image/png\0\3\0" + stream.getvalue()
+    frame = b"APIC" + len(content).to_bytes(4, "big") + b"\0\0" + content  # ID3v2.3: plain sizes in frames
+    size = bytes((len(frame) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    data = b"ID3\3\0\0" + size + frame + make.sound_file(make.tone(0.5, 48000), 48000, "adts", "aac")
+    with av.open(io.BytesIO(data)) as container:
+        assert [s.type for s in container.streams] == ["audio", "video"], "the cover is a stream of its own"
+    assert probe(data).video is None and read_audio(data).seconds > 0.4
+    with pytest.raises(MediaError, match="no pictures"):
+        iter_frames(data)
 
 
 def test_sound_and_picture_come_together(make):
