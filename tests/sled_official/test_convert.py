@@ -66,7 +66,7 @@ def test_both_namings_of_weight_norm_give_one_codec(official_folders, tmp_path):
 def test_a_converted_folder_speaks(official_folders, tmp_path):
     convert_sled(official_folders["offline"], official_folders["encodec"], tmp_path / "new")
     samples = try_checkpoint(tmp_path / "new")
-    assert samples.shape == (convert.TRIAL_FRAMES * 320,) and float(samples.std()) > 0
+    assert samples.shape == (convert.TRIAL_FRAMES * 320,) and samples.std() > 0
 
 
 def test_layout_is_asked_for_when_the_files_disagree(copies):
@@ -97,7 +97,7 @@ DAMAGE = {
         r"z_proj.bias \(here \(32,\), in the file \(3,\)",
     ),
     "a weight is not a number": (lambda s, e: rewrite(s, lambda t: t["z_proj.bias"].fill_(torch.nan)), "NaN"),
-    "weights overflow": (lambda s, e: rewrite(s, lambda t: t["model.norm.weight"].fill_(3e38)), "NaN or infinity"),
+    "weights overflow": (lambda s, e: rewrite(s, lambda t: t["model.norm.weight"].fill_(3e38)), "cannot speak"),
     "the file is cut": (lambda s, e: os.truncate(s / "model.safetensors", 5000), "cut short"),
     "the codec is cut": (lambda s, e: os.truncate(e / "model.safetensors", 5000), "cut short"),
     "the codec lacks a part": (
@@ -106,7 +106,7 @@ DAMAGE = {
     ),
     "the codec is another one": (
         lambda s, e: set_config(e, model_type="dac", architectures=["Dac"]),
-        "encodec|another",
+        "model_type is 'dac'",
     ),
     "the codec does not stream": (lambda s, e: set_config(e, norm_type="time_group_norm"), "norm_type"),
     "the network is another one": (lambda s, e: set_config(s, model_type="llama"), "speech_llama"),
@@ -115,7 +115,7 @@ DAMAGE = {
     "the vocabulary is too large": (lambda s, e: set_config(s, vocab_size=100), "vocab|shape"),
     "the vocabulary is missing": (lambda s, e: (s / "vocab.json").unlink(), "vocab.json"),
     "the config is missing": (lambda s, e: (s / "config.json").unlink(), "config.json"),
-    "the folder is missing": (lambda s, e: shutil.rmtree(s), "no checkpoint folder"),
+    "the folder is missing": (lambda s, e: shutil.rmtree(s), "there is no folder"),
     "channels disagree": (lambda s, e: set_config(s, vae_embed_dim=9), "vae_embed_dim|shape"),
 }
 
@@ -134,6 +134,29 @@ def test_pickles_are_refused_by_name(copies, which):
     (copies[which] / "model.safetensors").rename(copies[which] / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*safetensors"):
         convert_sled(*copies)
+
+
+def test_the_codec_is_found_beside_the_folder_or_asked_for(copies, monkeypatch, tmp_path):
+    official, encodec, out = copies
+    assert convert.find_encodec(official) == encodec
+    assert convert_sled(official, None, out) == out
+    encodec.rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"--codec"):
+        convert_sled(official, None, tmp_path / "other")
+    shutil.move(tmp_path / "elsewhere", official / "encodec_24khz")
+    assert convert.find_encodec(official) == official / "encodec_24khz"
+
+
+def test_links_of_the_hubs_cache_are_followed(copies, tmp_path):
+    official, encodec, out = copies
+    for folder in (official, encodec):
+        blobs = tmp_path / f"blobs_{folder.name}"
+        folder.rename(blobs)
+        folder.mkdir()
+        for file in blobs.iterdir():
+            (folder / file.name).symlink_to(file)
+    convert_sled(official, encodec, out)
+    assert not any(path.is_symlink() for path in out.rglob("*"))
 
 
 def test_what_fails_its_trial_is_not_kept(copies, monkeypatch):

@@ -5,6 +5,7 @@ of a transformers model) and facebook/encodec_24khz. The tensors keep their name
 normalisation of EnCodec is folded. Pickles are never opened.
 """
 
+import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import checkpoint_file, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import load_into, save_checkpoint
 from genmm.core.errors import CheckpointError, ConfigError, GenerationError, UsageError
 from genmm.core.events import Progress
 from genmm.core.files import read_json, sync_folder
@@ -23,6 +25,8 @@ from genmm.core.weights import read_tensors
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.encodec import EncodecLatents
 from genmm.systems.sled.network import SledNetwork
+from genmm.systems.sled.official import official_file
+from genmm.systems.sled.pipeline import SledPipeline
 from genmm.systems.sled.tokenizer import SledTokenizer
 
 Layout = Literal["offline", "streaming"]
@@ -33,13 +37,14 @@ STOP_THRESHOLD = {"offline": 0.8, "streaming": 0.5}
 GUIDANCE = 2.0
 """The value of the paper and of the official README."""
 TRIAL_TEXT, TRIAL_FRAMES = "Hello there.", 8
-"""What a converted checkpoint must be able to generate before it gets its place."""
-PICKLES = ("pytorch_model.bin", "model.ckpt", "model.pt", "model.pth", "checkpoint.pth")
+"""What a converted checkpoint must be able to speak before it gets its place."""
+ENCODEC_NAMES = ("encodec", "encodec_24khz", "codec")
+"""Folders in or beside the official one that are looked at when no codec is named."""
 
 
 def convert_sled(
     official: Path | str,
-    encodec: Path | str,
+    encodec: Path | str | None,
     out: Path | str,
     *,
     layout: Layout | None = None,
@@ -51,23 +56,24 @@ def convert_sled(
     """Convert an official SLED folder together with its codec into the new folder `out`; gives back `out`.
 
     official: config.json, model.safetensors, vocab.json and merges.txt as published. encodec: config.json and
-    model.safetensors of facebook/encodec_24khz. `layout` says whether the checkpoint is the offline or the streaming
-    one; None reads it from the files. `licence` and `origin` (repository -> commit) are written down in the result.
+    model.safetensors of facebook/encodec_24khz, None looks for them (see `find_encodec`). `layout` says whether the
+    checkpoint is the offline or the streaming one; None reads it from the files. `licence` and `origin` (repository ->
+    commit) are written down in the result.
     The checkpoint is built beside `out`, loaded back, made to generate a few frames, and only then moved there.
     Raises: CheckpointError or ConfigError when the files are not what they should be, UsageError when `out` exists and
     `overwrite` is off; in every such case `out` stays as it was.
     """
     say = on_event or (lambda event: None)
-    official, encodec, out = Path(official), Path(encodec), Path(out)
+    official, out = Path(official), Path(out)
+    encodec = find_encodec(official) if encodec is None else Path(encodec)
     _check_target(out, overwrite)
     say(Progress(0, 4, "steps", f"reading {official.name or official}"))
     config, layout = _read_official_config(official, layout)
     tensors = _read_official_tensors(official)
     tokenizer = _read_tokenizer(official, config)
-    load_into(SledNetwork(config), tensors)
+    _check_tensors(config, tensors)
     say(Progress(1, 4, "steps", f"reading {encodec.name or encodec}"))
-    _refuse_pickle(encodec)
-    codec = EncodecLatents.from_folder(encodec)
+    codec = EncodecLatents.from_official(encodec)
     if codec.channels != config.vae_embed_dim:
         raise CheckpointError(
             f"the codec makes {codec.channels} channels, the SLED checkpoint speaks {config.vae_embed_dim}; "
@@ -86,32 +92,38 @@ def convert_sled(
     return out
 
 
-def try_checkpoint(folder: Path) -> Tensor:
-    """Load a converted folder and generate a few frames of sound, [S]; raises when anything about it does not work.
+def find_encodec(official: Path) -> Path:
+    """The EnCodec folder that belongs to an official SLED folder when nobody names one.
 
-    Frames are drawn one by one from the whole-sequence network, without a cache, so this checks files and not speed.
+    Looks for encodec, encodec_24khz and codec in the folder and beside it, then in the cache of huggingface_hub.
+    Raises: CheckpointError that says where it looked and what to fetch.
     """
-    config = SledConfig.from_dict(read_config(folder)["network"])
-    network = SledNetwork(config).eval()
-    load_into(network, load_tensors(folder))
-    codec, tokenizer = EncodecLatents.from_folder(folder / "codec"), SledTokenizer.from_folder(folder)
-    ids, mask = tokenizer.batch([TRIAL_TEXT], "right" if config.is_streaming else "left")
-    noise = torch.randn(TRIAL_FRAMES, config.noise_channels, generator=torch.Generator().manual_seed(0))
-    latents = torch.zeros(1, 0, codec.channels)
-    with torch.inference_mode():
-        for draw in noise:
-            ahead = torch.cat(
-                [latents, latents.new_zeros(1, 1, codec.channels)], dim=1
-            )  # its last frame is not looked at
-            seen = torch.ones(1, ahead.shape[1], dtype=torch.bool)
-            z = network.teacher_forcing(ids, mask, ahead, seen).z[:, -1]
-            latents = torch.cat([latents, network.head(z, draw[None])[:, None]], dim=1)
-        samples = codec.decode(latents)[0]
-    if not bool(torch.isfinite(latents).all() and torch.isfinite(samples).all()):
+    places = [home / name for home in (official, official.absolute().parent) for name in ENCODEC_NAMES]
+    for place in places:
+        if (place / "config.json").is_file() and (place / "model.safetensors").is_file():
+            return place
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache("facebook/encodec_24khz", "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached).parent
+    raise CheckpointError(
+        "the codec is missing: SLED speaks through facebook/encodec_24khz. Fetch its config.json and model.safetensors "
+        f"into {official.absolute().parent / 'encodec_24khz'}, or name their folder with --codec"
+    )
+
+
+def try_checkpoint(folder: Path) -> np.ndarray:
+    """Load a converted folder as any user would and speak for a moment, [S]; raises when anything about it fails."""
+    pipeline = SledPipeline.from_folder(folder, device="cpu", dtype="float32")
+    trial_s = TRIAL_FRAMES / pipeline.codec.frame_rate
+    settings = {"min_s": trial_s, "max_s": trial_s, "retries": 0}
+    try:
+        return pipeline.generate(TRIAL_TEXT, seed=0, settings=settings).samples[0]
+    except GenerationError as error:
         raise GenerationError(
-            "the converted checkpoint generates NaN or infinity; the files are damaged or do not match"
-        )
-    return samples
+            f"the converted checkpoint cannot speak: {error}. Its files are damaged or do not belong together"
+        ) from error
 
 
 @contextmanager
@@ -153,18 +165,8 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} is not a checkpoint folder, so it is not replaced; name another folder")
 
 
-def _refuse_pickle(folder: Path) -> None:
-    """Say what to do about a folder that has weights only as a pickle."""
-    found = [name for name in PICKLES if (folder / name).is_file()]
-    if found and not (folder / "model.safetensors").is_file():
-        raise CheckpointError(
-            f"{folder} has its weights only in {found[0]}, a pickle, which can run code when it is opened; genmm opens "
-            "none. Fetch model.safetensors from the same repository"
-        )
-
-
 def _read_official_config(folder: Path, layout: Layout | None) -> tuple[SledConfig, Layout]:
-    values = read_json(checkpoint_file(folder, "config.json"))
+    values = read_json(official_file(folder, "config.json"))
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != "speech_llama":
         raise CheckpointError(
@@ -195,14 +197,20 @@ def _layout_of(folder: Path, values: Mapping[str, Any]) -> Layout:
 
 
 def _read_official_tensors(folder: Path) -> dict[str, Tensor]:
-    _refuse_pickle(folder)
-    tensors = read_tensors(checkpoint_file(folder, "model.safetensors"))
+    tensors = read_tensors(official_file(folder, "model.safetensors"))
     # A constant of the stop loss and tables of the rotary embedding; neither is a weight.
     return {name: value for name, value in tensors.items() if not name.endswith(("bceloss.pos_weight", ".inv_freq"))}
 
 
+def _check_tensors(config: SledConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError that lists every name and shape which is not that of the network."""
+    with torch.device("meta"):
+        network = SledNetwork(config)
+    load_into(network.to_empty(device="cpu"), tensors)
+
+
 def _read_tokenizer(folder: Path, config: SledConfig) -> SledTokenizer:
-    tokenizer = SledTokenizer.from_folder(folder)
+    tokenizer = SledTokenizer.from_files(official_file(folder, "vocab.json"), official_file(folder, "merges.txt"))
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"vocab.json has {tokenizer.vocab_size} entries, the network has rows for {config.vocab_size}; "
@@ -230,8 +238,8 @@ def _card(settings: Mapping[str, Any]) -> str:
         "\n".join(f"- {name} at {commit}" for name, commit in settings["origin"].items()) or "- files of the user's"
     )
     return f"""---
-license: {settings["licence"] or "not stated"}
-description: {settings["description"]}
+license: {json.dumps(settings["licence"] or "not stated")}
+description: {json.dumps(settings["description"])}
 ---
 # Converted SLED checkpoint
 

@@ -33,6 +33,7 @@ from genmm.systems.sled.encodec_layers import (
     SkipLSTM,
     first_piece_length,
 )
+from genmm.systems.sled.official import official_file
 
 BLOCK_FRAMES = 750
 """Frames that `encode` and `decode` process at a time (10 s at 75 Hz), so that memory stays flat on long audio."""
@@ -278,17 +279,25 @@ class EncodecLatents(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Self:
-        """Load our codec folder or that of transformers' EncodecModel; both are config.json + model.safetensors."""
+        """Load the codec folder of a checkpoint: ours, or one copied from transformers' EncodecModel as it is."""
         folder = Path(folder)
-        official = read_json(checkpoint_file(folder, "config.json"))
-        if isinstance(official, dict) and official.get("model_type") == "encodec":
-            return cls.from_tensors(
-                official, read_tensors(checkpoint_file(folder, "model.safetensors"), dtype=torch.float32)
-            )
+        kind = read_json(checkpoint_file(folder, "config.json"))
+        if isinstance(kind, dict) and kind.get("model_type") == "encodec":
+            checkpoint_file(folder, "model.safetensors")
+            return cls.from_official(folder)
         config = read_config(folder)
         if config["system"] != "encodec":
             raise CheckpointError(f"{folder} is no EnCodec checkpoint: config.json says {config['system']!r}")
         return cls.from_tensors(config["codec"], load_tensors(folder), bandwidth=config["bandwidth"])
+
+    @classmethod
+    def from_official(cls, folder: Path | str) -> Self:
+        """Load config.json and model.safetensors as published for transformers (facebook/encodec_24khz)."""
+        config = read_json(official_file(folder, "config.json"))
+        kind = config.get("model_type") if isinstance(config, dict) else None
+        if kind != "encodec":
+            raise CheckpointError(f"{folder} is no official EnCodec folder: model_type is {kind!r}, expected 'encodec'")
+        return cls.from_tensors(config, read_tensors(official_file(folder, "model.safetensors"), dtype=torch.float32))
 
     def save(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors with folded weights, atomically."""

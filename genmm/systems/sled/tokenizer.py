@@ -109,13 +109,17 @@ class SledTokenizer:
     @classmethod
     def from_folder(cls, folder: Path | str) -> Self:
         """Read vocab.json and merges.txt of a checkpoint folder. Raises CheckpointError when they are unusable."""
+        return cls.from_files(checkpoint_file(folder, "vocab.json"), checkpoint_file(folder, "merges.txt"))
+
+    @classmethod
+    def from_files(cls, vocab_path: Path, merges_path: Path) -> Self:
+        """Read the two files. Raises CheckpointError when they are unusable."""
         try:
-            vocab = read_json(checkpoint_file(folder, "vocab.json"))
-            lines = checkpoint_file(folder, "merges.txt").read_text(encoding="utf-8").split("\n")
+            vocab, lines = read_json(vocab_path), merges_path.read_text(encoding="utf-8").split("\n")
         except (DataError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"the tokenizer of {folder} cannot be read: {error}") from error
+            raise CheckpointError(f"the tokenizer cannot be read: {error}") from error
         if not isinstance(vocab, dict) or not all(type(value) is int for value in vocab.values()):
-            raise CheckpointError(f"{folder}/vocab.json must map tokens to whole numbers")
+            raise CheckpointError(f"{vocab_path} must map tokens to whole numbers")
         start = 1 if lines[0].startswith("#version") else 0
         return cls(vocab, [line for line in lines[start:] if line])
 
