@@ -1,0 +1,66 @@
+"""The command behind `genmm bench`: finds a measurement by name, runs it, writes JSON and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+MEASUREMENTS = {"speech": "decoding at the released size, first sound, speed, memory, batches"}
+"""Module of this folder -> one line about it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `genmm bench ARGV`; gives back the exit code. Raises: GenmmError for what a person can repair."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv:
+        print("genmm bench NAME measures:")
+        print("\n".join(f"  {name:<10} {about}" for name, about in MEASUREMENTS.items()))
+        return 0
+    chooser = argparse.ArgumentParser(prog="genmm bench", add_help=False, allow_abbrev=False)
+    chooser.add_argument("name", choices=sorted(MEASUREMENTS))
+    name = chooser.parse_args(argv[:1]).name
+    module = import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"genmm bench {name}",
+        description=module.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_options(parser)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
+    parser.add_argument("--threads", type=int, metavar="N", help="torch threads (as torch chooses)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write DIR/NAME.json and DIR/NAME.md")
+    args = parser.parse_args(argv[1:])
+    _check(parser, args)
+    return _measure(module, name, args)
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    for option in ("threads", "frames", "runs", "batch"):
+        value = getattr(args, option, None)
+        if value is not None and value < 1:
+            parser.error(f"--{option} must be at least 1, got {value}")
+
+
+def _measure(module, name: str, args: argparse.Namespace) -> int:  # noqa: ANN001 - a module of this folder
+    import torch
+
+    from genmm.core.files import write_json, write_text
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    report = module.measure(args)
+    text = report.to_markdown()
+    print(text)
+    if args.out:
+        write_json(args.out / f"{name}.json", report.to_dict())
+        write_text(args.out / f"{name}.md", text + "\n")
+        print(f"written: {args.out / name}.json and .md", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
