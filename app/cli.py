@@ -21,7 +21,7 @@ import genmm
 from app import commands
 from genmm.core.errors import GenmmError
 
-ORDER = ("app", "speak", "batch", "models", "pull", "convert", "training", "bench", "doctor")
+ORDER = ("app", "speak", "batch", "models", "pull", "convert", "training", "evaluate", "bench", "doctor")
 """Modules of app/commands in the order of the help; others follow alphabetically."""
 TRAINING = ("fit", "validate", "test", "predict", "export")
 """Commands of the trainer, which handles its own signals."""
@@ -79,14 +79,14 @@ def main(argv: list[str] | None = None) -> int:
         return _raise_or(3, debug)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command; builds in milliseconds because command modules are light."""
+def build_parser(word: str = "") -> argparse.ArgumentParser:
+    """The parser of the command that `word` names, or of all of them; light, so that help answers at once."""
     parser = argparse.ArgumentParser(
         prog="genmm", description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"genmm {genmm.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
-    for module in command_modules():
+    for module in command_modules(word):
         before = set(subparsers.choices)
         module.add_parser(subparsers)
         for name in set(subparsers.choices) - before:
@@ -104,16 +104,17 @@ def _format_like(parent: argparse.ArgumentParser, child: argparse.ArgumentParser
                 _format_like(child, grandchild)
 
 
-def command_modules() -> list[ModuleType]:
-    """All modules of app/commands in help order."""
+def command_modules(word: str = "") -> list[ModuleType]:
+    """The module of app/commands that `word` names, or all in help order when it names none."""
     names = [entry.name for entry in pkgutil.iter_modules(commands.__path__)]
     names.sort(key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    return [import_module(f"app.commands.{name}") for name in names]
+    home = "training" if word in TRAINING else word
+    return [import_module(f"app.commands.{name}") for name in ([home] if home in names else names)]
 
 
 def _run(argv: list[str]) -> int:
     passes_through = bool(argv) and argv[0] in PASS_THROUGH
-    args = build_parser().parse_args(argv[:1] if passes_through else argv)
+    args = build_parser(argv[0] if argv else "").parse_args(argv[:1] if passes_through else argv)
     args.rest = argv[1:] if passes_through else []
     if args.command not in TRAINING:
         _exit_on_sigterm()
