@@ -47,6 +47,7 @@ def ray():
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # Ray starts a cluster and fresh processes
 def test_ray_makes_what_the_local_engine_makes_and_resumes(tmp_path, ray):
     rows = tones(11)
     rows[4]["poison"] = "batch"
@@ -60,6 +61,7 @@ def test_ray_makes_what_the_local_engine_makes_and_resumes(tmp_path, ray):
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # Ray starts a cluster and fresh processes
 def test_a_full_disk_of_an_actor_stops_the_run(tmp_path, ray):
     manifest = write_manifest(tmp_path / "in.jsonl", tones(4, poison="disk"))
     with pytest.raises(GenmmError, match="is full; finished items are safe"):
