@@ -124,6 +124,22 @@ def test_long_signals_are_processed_in_blocks_without_a_seam(codec, monkeypatch)
     torch.testing.assert_close(codec.decode(codec.encode(waveform)), decoded, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.gpu
+def test_gpu_agrees_with_cpu_and_streams_exactly(official, codec):
+    bandwidth, hop = codec.bandwidth, codec.hop_samples
+    on_gpu = EncodecLatents.from_tensors(official.config.to_dict(), official.state_dict(), bandwidth=bandwidth).cuda()
+    waveform = torch.randn(2, 40 * hop, generator=torch.Generator().manual_seed(8))
+    torch.testing.assert_close(
+        on_gpu.encoder_frames(waveform).cpu(), codec.encoder_frames(waveform), atol=1e-5, rtol=1e-4
+    )
+    latents = codec.encode(waveform)
+    whole = on_gpu.decode(latents)
+    torch.testing.assert_close(whole.cpu(), codec.decode(latents), atol=1e-5, rtol=1e-4)
+    stream = on_gpu.stream(batch=2)
+    parts = [stream.push(frame.cuda()) for frame in latents.split(1, dim=1)]
+    torch.testing.assert_close(torch.cat([*parts, stream.flush()], dim=1), whole, atol=1e-5, rtol=1e-4)
+
+
 def test_lstm_cell_by_cell_equals_the_fused_one(codec):
     layer = next(module for module in codec.modules() if isinstance(module, SkipLSTM))
     steps = torch.randn(9, 2, layer.lstm.input_size, generator=torch.Generator().manual_seed(7))

@@ -9,6 +9,8 @@ quantiser: T latent frames, D latent channels, N codebooks in use.
 Source: EnCodec (arXiv 2210.13438) in the causal 24 kHz configuration; layer order and names as in transformers.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,10 +144,19 @@ class LayerChain(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, memory: Memory | None = None) -> Tensor:
-        """The output of the last layer."""
-        for layer in self.layers:
-            x = layer(x, memory)
+        """The output of the last layer, computed in true float32 on a GPU too."""
+        with _without_tf32(x.device):
+            for layer in self.layers:
+                x = layer(x, memory)
         return x
+
+
+def _without_tf32(device: torch.device) -> AbstractContextManager[None]:
+    """cuDNN rounds convolutions to 10 bits by default; codes, and pieces against wholes, would then differ."""
+    cudnn = torch.backends.cudnn
+    if device.type != "cuda":
+        return nullcontext()
+    return cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False)
 
 
 class Codebook(nn.Module):
