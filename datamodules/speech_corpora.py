@@ -21,6 +21,8 @@ from torchaudio.functional import resample
 
 from genmm.core.errors import DataError
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
@@ -45,7 +47,8 @@ def spoken_style(text: str, *, spell_single_letters: bool = False) -> str:
 
     `spell_single_letters` says that a lone lower-case letter is a spelled letter (AN4), not a word such as "a".
     """
-    text = text.replace("\u2019", "'").strip().strip(". ")
+    text = re.sub(r"\d", lambda digit: f" {DIGITS[int(digit[0])]} ", text)
+    text = re.sub(r" +([,.?!])", r"\1", text.replace("\u2019", "'")).strip().strip(". ")
     words = []
     for word in text.split():
         core = word.strip(",.?!;:\"'()")
@@ -53,7 +56,7 @@ def spoken_style(text: str, *, spell_single_letters: bool = False) -> str:
             words.append(word.upper())
         else:
             words.append(word.lower())
-    joined = re.sub(r"[^A-Za-z0-9',.?! -]", " ", " ".join(words))
+    joined = re.sub(r"[^A-Za-z',.?! -]", " ", " ".join(words))
     joined = re.sub(r"\s+", " ", joined).strip()
     return f" {joined}" if joined[-1:] in ".?!" else f" {joined}."
 

@@ -11,13 +11,14 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datamodules.base import GenerativeData
 from datamodules.sampler import Pick
@@ -35,8 +36,8 @@ class CompositionPlan:
 
     items: int = 100_000
     """Compositions of an epoch."""
-    synthetic_share: float = 0.5
-    """Share of compositions of synthetic voices."""
+    shares: dict[str, float] = field(default_factory=lambda: {"synthetic": 0.5})
+    """Corpus -> its share of the compositions; corpora that are not named split what is left over, by their voices."""
     parts: tuple[float, ...] = (0.5, 0.3, 0.2)
     """Probability of one, two, three ... utterances in a composition."""
     max_frames: int = 200
@@ -47,6 +48,8 @@ class CompositionPlan:
     def __post_init__(self) -> None:
         if abs(sum(self.parts) - 1.0) > 1e-6 or min(self.parts) < 0:
             raise ConfigError(f"parts must be probabilities that add up to 1, got {self.parts}")
+        if sum(self.shares.values()) > 1.0 + 1e-6 or min(self.shares.values(), default=0.0) < 0:
+            raise ConfigError(f"shares must be at least 0 and add up to at most 1, got {self.shares}")
 
 
 def edges_of_speech(
@@ -79,26 +82,21 @@ def latent_store(waveforms: ArrayStore, codec: SpeechCodec, folder: Path) -> Arr
 def compose(store: ArrayStore, split: str, plan: CompositionPlan, seed: int) -> list[list[int]]:
     """Utterance indices of every composition; a function of (store, split, plan, seed) alone.
 
-    Within real and within synthetic speech every speaker is drawn in proportion to the square root of its utterances,
-    so that one voice with many recordings does not drown the others.
+    Within a corpus every speaker is drawn in proportion to the square root of its utterances, so that one voice with
+    many recordings does not drown the others.
     """
     lengths = store.lengths
     by_speaker: dict[str, list[int]] = defaultdict(list)
     for index in store.indices(split):
         if 2 <= lengths[index] <= plan.max_frames:
             by_speaker[store.table[index]["speaker"]].append(index)
-    groups = {
-        synthetic: [own for own in by_speaker.values() if (store.table[own[0]]["corpus"] == "synthetic") == synthetic]
-        for synthetic in (False, True)
-    }
-    if not any(groups.values()):
+    voices = list(by_speaker.values())
+    if not voices:
         raise DataError(f"no utterance of the split {split!r} is between 2 and {plan.max_frames} frames long")
+    weights = _voice_weights([store.table[own[0]]["corpus"] for own in voices], [len(own) for own in voices], plan)
     rng = random.Random(f"{seed}/{split}")
-    weights = {kind: [len(own) ** 0.5 for own in group] for kind, group in groups.items()}
     compositions = []
-    for _ in range(plan.items):
-        kind = rng.random() < plan.synthetic_share if all(groups.values()) else bool(groups[True])
-        own = rng.choices(groups[kind], weights[kind])[0]
+    for own in rng.choices(voices, weights, k=plan.items):
         parts, total = [], 0
         for _ in range(rng.choices(range(1, len(plan.parts) + 1), plan.parts)[0]):
             index = rng.choice(own)
@@ -108,6 +106,20 @@ def compose(store: ArrayStore, split: str, plan: CompositionPlan, seed: int) -> 
             total += int(lengths[index])
         compositions.append(parts)
     return compositions
+
+
+def _voice_weights(corpora: Sequence[str], counts: Sequence[int], plan: CompositionPlan) -> list[float]:
+    """Probability of each voice [V], given its corpus and its number of utterances."""
+    roots = np.sqrt(np.asarray(counts, dtype=np.float64))
+    named = np.asarray([corpus in plan.shares for corpus in corpora])
+    weights = np.zeros(len(roots))
+    for corpus, share in plan.shares.items():
+        own = np.asarray([other == corpus for other in corpora])
+        if own.any():
+            weights[own] = share * roots[own] / roots[own].sum()
+    if not named.all():
+        weights[~named] = max(0.0, 1.0 - weights.sum()) * roots[~named] / roots[~named].sum()
+    return (weights / weights.sum()).tolist() if weights.any() else roots.tolist()
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,7 @@ class SpeechLatentData(GenerativeData):
         batch_size: int = 64,
         max_frames: int = 2400,
         bucket_batches: int = 8,
+        pad_frames_to: int = 1,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -194,6 +207,8 @@ class SpeechLatentData(GenerativeData):
             batch_size: Most items in a batch.
             max_frames: Most padded latent frames in a batch.
             bucket_batches: Batches in a length bucket.
+            pad_frames_to: Pad batches to a multiple of this many frames; few different shapes keep compiled and
+                cached kernels in use.
             workers: Processes that read data.
             seed: Seed of compositions, order and voices.
         """
@@ -203,7 +218,7 @@ class SpeechLatentData(GenerativeData):
         chosen = {} if corpora is None else {"corpora": tuple(corpora)}
         self.sources = SpeechSources(synthetic=synthetic, seed=synthetic_seed, **chosen)
         self.codec_folder, self.vocab_size, self.val_items = Path(codec), vocab_size, val_items
-        self.plan, self.padding = plan or CompositionPlan(), padding
+        self.plan, self.padding, self.pad_frames_to = plan or CompositionPlan(), padding, pad_frames_to
 
     @property
     def folder(self) -> Path:
@@ -234,7 +249,7 @@ class SpeechLatentData(GenerativeData):
         if split == "train":
             return Compositions(self.store, "train", self.plan, self.seed)
         plan = CompositionPlan(
-            items=self.val_items, synthetic_share=0.25, parts=(0.7, 0.3), max_frames=self.plan.max_frames
+            items=self.val_items, shares={"synthetic": 0.25}, parts=(0.7, 0.3), max_frames=self.plan.max_frames
         )
         return Compositions(self.store, "test", plan, self.seed)
 
@@ -243,6 +258,7 @@ class SpeechLatentData(GenerativeData):
         ids, text_mask = self.tokenizer.batch([item.text for item in items], self.padding)
         lengths = torch.tensor([len(item.latents) for item in items])
         latents = torch.nn.utils.rnn.pad_sequence([item.latents for item in items], batch_first=True)
+        latents = pad(latents, (0, 0, 0, -latents.shape[1] % self.pad_frames_to))
         frame_mask = torch.arange(latents.shape[1]) < lengths[:, None]
         voice = torch.stack([item.voice for item in items])
         paths = [
@@ -250,11 +266,12 @@ class SpeechLatentData(GenerativeData):
                            [frames for _, frames in item.parts], first_token=1)
             for item in items
         ]  # fmt: skip
+        path = torch.nn.utils.rnn.pad_sequence(paths, batch_first=True)
         return {
             "ids": ids,
             "text_mask": text_mask,
             "latents": latents,
             "frame_mask": frame_mask,
             "voice": voice,
-            "path": torch.nn.utils.rnn.pad_sequence(paths, batch_first=True),
+            "path": pad(path, (0, latents.shape[1] - path.shape[1])),
         }

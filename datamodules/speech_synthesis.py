@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import soundfile
 
-from datamodules.speech_corpora import Utterance, is_held_out, to_int16
+from datamodules.speech_corpora import DIGITS, Utterance, is_held_out, to_int16
 from genmm.core.errors import MissingDependencyError
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEENS = ("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 MONTHS = (
