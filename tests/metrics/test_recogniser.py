@@ -80,6 +80,7 @@ def test_unusable_sentence_lists_are_refused(recogniser):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_real_numbers_are_heard(recogniser, spoken_numbers):
     errors = total_errors(recogniser.judge(words, sound, 16000) for words, sound in spoken_numbers)
     assert errors.rate < 0.3

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_writes_report_and_card(tiny_sled, corpus, tmp_path, capsys):
+    pytest.importorskip("pocketsphinx", reason="needs pocketsphinx: pip install pocketsphinx")
+    card = tmp_path / "README.md"
+    card.write_text("# tiny\n\nA model.\n")
+    line = ["evaluate", "--quick", "--model", str(tiny_sled), "--device", "cpu", "--data", str(corpus)]
+    assert main([*line, "--out", str(tmp_path / "report"), "--card", str(card)]) == 0
+    shown = capsys.readouterr().out
+    data = json.loads((tmp_path / "report" / "speech.json").read_text())
+    assert data["report"] == "speech" and data["numbers"] and "## Goals" in shown
+    assert card.read_text().startswith("# tiny") and "word error rate" in card.read_text()
+
+
+def test_an_unknown_model_is_a_plain_message(capsys):
+    assert main(["evaluate", "--model", "no-such-model"]) == 2
+    assert "no-such-model" in capsys.readouterr().err
+
+
+def test_help_answers_without_heavy_imports():
+    code = (
+        "import sys\nfrom app.cli import main\ncode = main(['evaluate', '--help'])\n"
+        "assert code == 0 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "pocketsphinx" in done.stdout
