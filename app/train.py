@@ -54,12 +54,12 @@ Exit codes: 0 done, 2 wrong usage or failed run, 130 interrupted (Ctrl-C), 143 t
     "validate": """usage: genmm validate --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
 
 Measure a training checkpoint on the validation data, with its averaged weights. Same options as `genmm fit`; with
---run.name NAME and --resume the last checkpoint of that run is taken. Prints a table of the measured values.
+--run.name NAME, --ckpt_path best or last takes that checkpoint of the run. Prints a table of the measured values.
 """,
     "test": """usage: genmm test --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
 
 Measure a training checkpoint on the test data, with its averaged weights, and write the values to metrics.json in the
-run folder. Same options as `genmm fit`; with --run.name NAME and --resume the last checkpoint of that run is taken.
+run folder. Same options as `genmm fit`; with --run.name NAME, --ckpt_path best or last takes one of that run.
 """,
     "predict": """usage: genmm predict --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
 

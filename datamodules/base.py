@@ -54,8 +54,11 @@ class GenerativeData(pl.LightningDataModule):
             seed: Seed of order, crops and augmentation.
         """
         super().__init__()
-        if workers < 0:
-            raise ConfigError(f"data.workers must be at least 0, got {workers}")
+        if workers < 0 or batch_size < 1 or bucket_batches < 1:
+            raise ConfigError(
+                f"data needs workers of at least 0 and batch_size and bucket_batches of at least 1, got workers "
+                f"{workers}, batch_size {batch_size}, bucket_batches {bucket_batches}"
+            )
         self.batch_size, self.max_frames, self.bucket_batches = batch_size, max_frames, bucket_batches
         self.workers, self.seed = workers, seed
         self._loaded: dict[str, Any] | None = None
@@ -78,7 +81,7 @@ class GenerativeData(pl.LightningDataModule):
         if self._loaded is not None:
             sampler.load_state_dict(self._loaded)
         self._train_sampler = sampler
-        return self._loader(data, PositionedBatches(sampler, self._consumed))
+        return self._loader(data, PositionedBatches(sampler, self._consumed), PositionedLoader)
 
     def val_dataloader(self) -> DataLoader | list:
         """The same batches in the same order every time."""
@@ -108,8 +111,8 @@ class GenerativeData(pl.LightningDataModule):
             ranks=trainer.world_size if trainer is not None else 1,
         )
 
-    def _loader(self, data: SizedItems, batches: Any) -> DataLoader:
-        return DataLoader(
+    def _loader(self, data: SizedItems, batches: Any, kind: type[DataLoader] = DataLoader) -> DataLoader:
+        return kind(
             data,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=self.collate,
@@ -136,6 +139,16 @@ class GenerativeData(pl.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._loaded = state_dict or None
+
+
+class PositionedLoader(DataLoader):
+    """DataLoader that Lightning accepts as resumable; the position itself is the data module's."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to do: PositionedBatches asks for the position when a pass begins."""
 
 
 class PositionedBatches:

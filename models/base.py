@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from genmm.core.checkpoint import load_into
 from genmm.core.errors import ConfigError, GenmmError
 from models.ema import averaged_state
 from models.optim import OptimConfig, build_optimizer, build_schedule, gradient_norm
@@ -167,3 +168,4 @@ class GenerativeModule(pl.LightningModule):
         self.bad_steps, self.bad_steps_in_a_row = counts.get("total", 0), counts.get("in_a_row", 0)
         if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] = averaged_state(checkpoint)
+        load_into(self, checkpoint["state_dict"])  # says what does not fit, which Lightning's own load does not

@@ -108,14 +108,15 @@ class SampleLogger(Callback):
         every_steps: int = 0,
         requests: list[dict[str, Any]] | None = None,
         folder: str | None = None,
-        factory: Callable[[LightningModule], Any] | None = None,
+        factory: Callable[[LightningModule, Path], Any] | None = None,
     ) -> None:
         """
         Args:
             every_steps: Optimizer steps between two rounds of samples; 0 turns them off.
             requests: Keyword arguments of pipeline.generate, one mapping for each sample, with its own seed.
             folder: Where results are written; null means samples/ in the run folder.
-            factory: Makes a pipeline from the module; null exports the module and loads the folder with genmm.load.
+            factory: Makes a pipeline from the module and an empty folder that lasts as long as the pipeline is used;
+                null exports the module there and loads it with genmm.load.
         """
         if every_steps < 0:
             raise ConfigError(f"samples.every_steps must be at least 0, got {every_steps}")
@@ -135,8 +136,12 @@ class SampleLogger(Callback):
     def log_samples(self, trainer: Trainer, pl_module: LightningModule) -> list[Path]:
         """Generate every request now and log the results; gives back the files written."""
         average = next((c for c in trainer.callbacks if isinstance(c, EMA)), EMA(enabled=False))
-        with average.averaged(pl_module):
-            pipeline = self.factory(pl_module)
+        with tempfile.TemporaryDirectory(prefix="genmm-samples-") as folder:
+            with average.averaged(pl_module):
+                pipeline = self.factory(pl_module, Path(folder))
+            return self._generate(trainer, pipeline)
+
+    def _generate(self, trainer: Trainer, pipeline: Any) -> list[Path]:
         folder = Path(self.folder or Path(trainer.default_root_dir) / "samples")
         written: list[Path] = []
         for number, request in enumerate(self.requests):
@@ -152,13 +157,12 @@ class SampleLogger(Callback):
         return written
 
 
-def pipeline_of(module: LightningModule) -> Any:
-    """Pipeline with the weights that `module` holds now, through its exported folder, on the module's device."""
+def pipeline_of(module: LightningModule, folder: Path) -> Any:
+    """Pipeline with the weights that `module` holds now, exported into `folder`, on the module's device."""
     import genmm
 
-    with tempfile.TemporaryDirectory(prefix="genmm-samples-") as folder:
-        module.export(Path(folder) / "pipeline")
-        return genmm.load(str(Path(folder) / "pipeline"), device=str(module.device))
+    module.export(folder)
+    return genmm.load(str(folder), device=str(module.device))
 
 
 def media_suffix(result: Any) -> str:

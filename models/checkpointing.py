@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from genmm.core.errors import CheckpointError, ConfigError
 from genmm.core.files import atomic_path
@@ -66,7 +68,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or no training checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no state_dict")
     return checkpoint
@@ -89,6 +92,8 @@ class Checkpoints(Checkpoint):
     last good checkpoint stays. A signal stops the run after the batch in work, at a point from which it resumes
     exactly; a second Ctrl-C stops at once.
     """
+
+    STATE_KEY = "genmm.checkpoints"
 
     def __init__(
         self,
@@ -119,7 +124,8 @@ class Checkpoints(Checkpoint):
         self._saved_step = 0
         self._saved_at = time.monotonic()
         self._signal: int | None = None
-        self._old_handler: Any = None
+        self._forced = False
+        self._old_handlers: dict[int, Any] = {}
 
     @property
     def folder(self) -> Path:
@@ -137,14 +143,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
-        if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGINT, self._ask_to_stop)
+        self._take_signals(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._signal is not None:
-            raise KeyboardInterrupt
+        self._stop_if_asked(trainer)
         if trainer.global_step == self._saved_step or trainer.fit_loop._should_accumulate():
             return
         if self._due(trainer) and not self._validation_follows(trainer):
@@ -158,14 +162,18 @@ class Checkpoints(Checkpoint):
         self._save_if_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handler()
+        self._give_signals_back()
         if trainer.global_step != self._saved_step or not (self.folder / LAST).exists():
             self.save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handler()
-        kept = (TrainingDiverged, CheckpointError)
-        if isinstance(exception, kept) or trainer.state.fn != "fit" or trainer.global_step == self._saved_step:
+        self._give_signals_back()
+        if trainer.state.fn != "fit" or trainer.global_step == self._saved_step:
+            return
+        # After an error on one of several ranks the others are elsewhere, and saving together would wait for ever.
+        alone = trainer.world_size > 1 and not isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if self._forced or alone or isinstance(exception, TrainingDiverged | CheckpointError):
+            log.warning("not saved; %s is from step %d", self.folder / LAST, self._saved_step)
             return
         self.save_last(trainer)
         log.warning("saved %s after %s", self.folder / LAST, type(exception).__name__)
@@ -216,19 +224,40 @@ class Checkpoints(Checkpoint):
 
     # Signals and state -----------------------------------------------------------------------------------------
 
+    def _take_signals(self, trainer: Trainer) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        environment = trainer._accelerator_connector.cluster_environment
+        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        for number in (signal.SIGINT,) if requeues else (signal.SIGINT, signal.SIGTERM):
+            self._old_handlers[number] = signal.signal(number, self._ask_to_stop)
+
     def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self._signal is not None:
+        if self._signal is not None and number == signal.SIGINT:
+            self._forced = True
             raise KeyboardInterrupt
         self._signal = number
         log.warning("stopping after this batch; press Ctrl-C again to stop at once")
 
-    def _restore_handler(self) -> None:
-        if self._old_handler is not None:
-            signal.signal(signal.SIGINT, self._old_handler)
-            self._old_handler = None
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        """End the run on all ranks after the same batch, when any of them was asked to stop."""
+        asked = self._signal is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            raise SIGTERMException if self._signal == signal.SIGTERM else KeyboardInterrupt
+
+    def _give_signals_back(self) -> None:
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        self._old_handlers = {}
+
+    @property
+    def state_key(self) -> str:
+        return self.STATE_KEY
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": dict(self.best)}
+        return {"best": dict(self.best), "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = dict(state_dict.get("best", {}))

@@ -153,6 +153,8 @@ class SledTask(GenerativeModule):
     def losses(self, batch: Any, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Training terms of one batch: loss, energy, stop, calibration, error, frames."""
         batch = SpeechBatch.of(batch)
+        if batch_idx == 0:
+            self._check_padding(batch)
         noise, voice = self._input_noise(batch.latents), self._voice(batch)
         weight = self.guide.weight_at(self.global_step)
         guided: dict[str, Tensor] = {}
@@ -187,6 +189,14 @@ class SledTask(GenerativeModule):
             "spread": spread,
             "frames": frames,
         }
+
+    def _check_padding(self, batch: SpeechBatch) -> None:
+        """Refuse texts that are padded on the wrong side, which would train without an error and never speak."""
+        streaming = self.network.config.is_streaming
+        edge = batch.text_mask[:, 0 if streaming else -1]
+        if not bool(edge.all()):
+            side = "right (the streaming layout)" if streaming else "left (the offline layout)"
+            raise DataError(f"texts of this network must be padded on the {side}; see the data's padding or streaming")
 
     def _forced(self, batch: SpeechBatch, noise: Tensor | None, voice: Tensor | None) -> TeacherForced:
         return self.network.teacher_forcing(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 import jsonargparse
 import pytorch_lightning as pl
+import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -19,7 +22,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from app.train import ALLOWED_IMPORTS
-from genmm.core.errors import CheckpointError, ConfigError, UsageError
+from app.training.messages import readable
+from genmm.core.errors import CheckpointError, ConfigError, GenmmError, UsageError
 from genmm.core.files import safe_stem, write_json
 from models.base import GenerativeModule
 from models.callbacks import BatchSeeds, SampleLogger, Throughput
@@ -27,6 +31,7 @@ from models.checkpointing import LAST, Checkpoints, VerifiedCheckpointIO, read_c
 from models.ema import EMA
 
 log = logging.getLogger(__name__)
+RUN_NAME = "GENMM_RUN_NAME"
 
 
 @dataclass(kw_only=True)
@@ -65,7 +70,15 @@ class Session(LightningCLI):
         return {self._only: super().subcommands()[self._only]}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        own = self._subcommand_parsers[self._only]
+        own.prog = f"genmm {self._only}"
+        if "--help_all" in args:
+            own.print_help()
+            raise SystemExit(0)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ConfigError(readable(str(error), own._option_string_actions)) from error
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never changes the configuration."""
@@ -77,6 +90,14 @@ class Session(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(SampleLogger, "samples")
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ArgumentError, ValueError, TypeError) as error:
+            if isinstance(error, GenmmError) or "Does not validate" not in str(error):
+                raise
+            raise ConfigError(readable(str(error))) from error
+
     # Run folder ------------------------------------------------------------------------------------------------
 
     def _value(self, key: str) -> Any:
@@ -85,9 +106,12 @@ class Session(LightningCLI):
     def folder(self) -> Path:
         """runs/<system>/<name>/ of this session."""
         run = self._value("run")
-        name = run.name or time.strftime("%Y%m%d-%H%M%S")
-        if self._value("resume") and run.name is None:
+        if run.name is None and self._value("resume"):
             raise UsageError("--resume needs the name of the run to continue: add --run.name NAME")
+        if run.name is None and "RANK" in os.environ:
+            raise UsageError("several processes were started together and must share a run folder: add --run.name NAME")
+        # Processes that Lightning starts itself inherit the name of the first one.
+        name = run.name or os.environ.setdefault(RUN_NAME, time.strftime("%Y%m%d-%H%M%S"))
         return Path(run.root) / safe_stem(run.system or getattr(self.model, "system", "model")) / safe_stem(name)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -105,12 +129,17 @@ class Session(LightningCLI):
         callbacks = [BatchSeeds(), *callbacks, Throughput()] if self.subcommand == "fit" else [BatchSeeds()]
         if config.get("logger") and self.subcommand == "fit":
             callbacks.append(LearningRateMonitor("step"))
-        return super()._instantiate_trainer(config, callbacks)
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ModuleNotFoundError, ValueError, TypeError) as error:
+            raise ConfigError(f"the Trainer does not take these settings: {error}") from error
 
     def _choose_checkpoint(self, folder: Path) -> None:
         """Put the checkpoint to continue from into the arguments of fit, validate, test or predict."""
         arguments = self.config_init[self.subcommand]
         given, last = arguments.get("ckpt_path"), folder / "checkpoints" / LAST
+        if given in ("last", "best"):
+            given = str(last if given == "last" else best_checkpoint(last))
         if self._value("resume"):
             if not last.is_file():
                 raise CheckpointError(f"nothing to resume: {last} does not exist; start the run without --resume")
@@ -120,7 +149,7 @@ class Session(LightningCLI):
                 f"the run folder {folder} already holds a run; continue it with --resume, or choose another --run.name"
             )
         elif self.subcommand != "fit" and given is None:
-            raise UsageError(f"genmm {self.subcommand} needs --ckpt_path FILE.ckpt, or --run.name NAME with --resume")
+            raise UsageError("give --ckpt_path FILE.ckpt, or --run.name NAME with --ckpt_path best or last")
         if given is not None:
             read_checkpoint(given)
         arguments["ckpt_path"] = given
@@ -148,14 +177,31 @@ class SaveRunConfig(SaveConfigCallback):
         if self.already_saved or not trainer.is_global_zero:
             return
         target = Path(trainer.default_root_dir) / "config.yaml"
-        text = self.parser.dump(self.config, skip_none=False)
-        if target.is_file() and target.read_text() != text:
-            earlier = sorted(target.parent.glob("config.*.yaml"))
-            log.warning("the configuration differs from the earlier part of this run; see config.%d.yaml", len(earlier))
-            target.replace(target.with_name(f"config.{len(earlier)}.yaml"))
+        text = self.parser.dump(self.config, skip_unset=False)
+        if target.is_file():
+            changes = config_changes(yaml.safe_load(target.read_text()), yaml.safe_load(text))
+            if changes:
+                earlier = target.with_name(f"config.{len(list(target.parent.glob('config.*.yaml')))}.yaml")
+                log.warning("this run goes on with other settings (the old ones are in %s):", earlier)
+                for change in changes:
+                    log.warning("  %s", change)
+                target.replace(earlier)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         self.already_saved = True
+
+
+def best_checkpoint(last: Path) -> Path:
+    """Best checkpoint beside last.ckpt of a run, by the scores stored in it.
+
+    Raises: CheckpointError when the run has kept none.
+    """
+    stored = read_checkpoint(last).get("callbacks", {}).get(Checkpoints.STATE_KEY, {})
+    present = {name: score for name, score in stored.get("best", {}).items() if (last.parent / name).is_file()}
+    if not present:
+        raise CheckpointError(f"the run has no best checkpoint yet beside {last}; use --ckpt_path last")
+    choose = min if stored["mode"] == "min" else max
+    return last.parent / choose(present, key=present.__getitem__)
 
 
 def can_export(model: pl.LightningModule) -> bool:
@@ -170,20 +216,41 @@ def default_loggers(folder: Path) -> list[Logger]:
     return [csv, TensorBoardLogger(str(folder), name="tensorboard", version="")]
 
 
+def config_changes(old: Any, new: Any, place: str = "") -> list[str]:
+    """What differs between two configurations, as "key: old -> new"; how the run was continued does not count."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [key for key in {**old, **new} if place or key not in ("resume", "ckpt_path")]
+        return [
+            line for key in keys for line in config_changes(old.get(key), new.get(key), f"{place}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{place}: {old} -> {new}"]
+
+
+def be_quiet() -> None:
+    """Leave out messages of Lightning that advertise, or warn of what does not apply here."""
+    texts = ("does not have many workers", "Experiment logs directory", "LeafSpec", "callbacks used to create")
+    for text in texts:
+        warnings.filterwarnings("ignore", message=f".*{text}.*")
+    noise = re.compile("litlogger|TPU available|HPU available|weights_only")
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not noise.search(record.getMessage()))
+
+
 def train(subcommand: str, argv: Sequence[str]) -> int:
     """Run one subcommand; 0 when it ended well. Raises: GenmmError for everything a person can repair."""
     argv, extra = take_allowed_imports(argv)
     jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED_IMPORTS, *extra])
-    if "--help_all" in argv:
-        argv = ["--help"]
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
+    be_quiet()
+    started_by_lightning = "LOCAL_RANK" in os.environ
     try:
         Session(subcommand, argv)
     except ArgumentError as error:
-        raise ConfigError(readable(error)) from error
+        raise ConfigError(readable(str(error))) from error
     except MisconfigurationException as error:
         raise ConfigError(str(error)) from error
+    finally:
+        if not started_by_lightning:
+            os.environ.pop(RUN_NAME, None)
     return 0
 
 
@@ -202,8 +269,3 @@ def take_allowed_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
     return rest, names
-
-
-def readable(error: ArgumentError) -> str:
-    """Message of jsonargparse for a person."""
-    return str(error)
