@@ -7,15 +7,36 @@ does not move. So rows of different text length, and a branch that never sees te
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genmm.core.errors import LimitError
 from genmm.nn.attention import FAR
 
 
+class Opening(NamedTuple):
+    """Room for new positions in every layer, and what their queries may see."""
+
+    positions: Tensor
+    """[R, L] rotary positions."""
+    bias: Tensor | None
+    """[R, 1, L, positions seen] added to the scores; None when everything seen is real."""
+    places: tuple[Tensor, ...] | None
+    """For each layer [R, 2 k, L, d], where keys and values go; None = at the slot of a static cache."""
+    keys: tuple[Tensor, ...]
+    """For each layer [R, k, positions seen, d]."""
+    values: tuple[Tensor, ...]
+    """For each layer [R, k, positions seen, d]."""
+
+
 class KeyValueCache:
-    """Preallocated cache of every decoder layer, for a batch of rows."""
+    """Preallocated cache of every decoder layer, for a batch of rows.
+
+    Use: open a step or a block, `write` every layer's keys and values before attending in it, then close.
+    """
 
     def __init__(
         self,
@@ -34,10 +55,9 @@ class KeyValueCache:
         static: attention always reads the whole capacity and the write position is a tensor, so that the shapes never
         change from step to step (for CUDA graphs); otherwise it reads the written part only.
         """
-        shape = (layers, rows, kv_heads, capacity, head_dim)
-        self.capacity, self.static = capacity, static
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.capacity, self.static, self.kv_heads = capacity, static, kv_heads
+        self.memory = torch.zeros(layers, rows, 2 * kv_heads, capacity, head_dim, dtype=dtype, device=device)
+        """[layers, R, 2 k, M, d]: keys, then values."""
         self.bias = torch.full((rows, 1, 1, capacity), FAR, dtype=dtype, device=device)
         """[R, 1, 1, M] what is added to the scores of each key: 0 when real, a large negative otherwise."""
         self.positions = torch.zeros(rows, 1, dtype=torch.int64, device=device)
@@ -51,68 +71,60 @@ class KeyValueCache:
     @property
     def rows(self) -> int:
         """Rows R in the batch."""
-        return self.keys.shape[1]
+        return self.memory.shape[1]
 
-    def open_step(self) -> Tensor:
-        """Make room for one position that is real for every row; gives back its rotary position [R, 1].
-
-        A full cache grows; a static one raises LimitError.
-        """
-        self._check_room(1)
-        positions = self.positions
+    def open_step(self) -> Opening:
+        """Make room for one position that is real for every row; a full cache grows, a full static one raises."""
+        self.claim(1)
         if self.static:
-            self.bias.index_fill_(3, self.slot, 0.0)
-        else:
-            self.bias[..., self.length] = 0.0
-        self.length += 1
-        return positions
+            return self.open_static_step()
+        self.bias[..., self.length - 1] = 0.0
+        bias = self.bias[..., : self.length] if self.has_gaps else None
+        return self._opening(self.positions, bias, self.memory[:, :, :, self.length - 1 : self.length], self.length)
+
+    def open_static_step(self) -> Opening:
+        """The part of `open_step` that a CUDA graph records: no shape and no number in it changes."""
+        self.bias.index_fill_(3, self.slot, 0.0)
+        return self._opening(self.positions, self.bias, None, self.capacity)
 
     def close_step(self) -> None:
-        """End a position opened by `open_step`, after every layer has been written."""
+        """End a step, after every layer has been written."""
         self.positions += 1
         self.slot += 1
 
-    def open_block(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Make room for L positions, some of which are padding for some rows.
+    def open_block(self, real: Tensor) -> Opening:
+        """Make room for L positions, some of which are padding for some rows: real [R, L] bool.
 
-        Shapes: real [R, L] bool. Returns: rotary positions [R, L], and the bias [R, 1, L, positions read] of the new
-        queries, which see earlier real keys, and each one itself.
+        The new queries see earlier real keys, and each one itself, so no softmax is empty.
         """
         new = real.shape[1]
-        self._check_room(new)
+        self.claim(new)
+        first, seen = self.length - new, self.capacity if self.static else self.length
         positions = (self.positions + real.cumsum(1) - 1).clamp_min(0)
-        self.bias[:, 0, 0, self.length : self.length + new] = torch.where(real, 0.0, FAR).to(self.bias.dtype)
+        self.bias[:, 0, 0, first : self.length] = torch.where(real, 0.0, FAR).to(self.bias.dtype)
         self.has_gaps = self.has_gaps or not bool(real.all())
-        total = self.length + new
-        seen = self.capacity if self.static else total
-        later = torch.ones(new, seen, dtype=torch.bool, device=real.device).triu(self.length + 1)
+        later = torch.ones(new, seen, dtype=torch.bool, device=real.device).triu(first + 1)
         bias = self.bias[..., :seen].masked_fill(later, FAR)
-        torch.diagonal(bias, offset=self.length, dim1=2, dim2=3).zero_()
-        self.length = total
-        return positions, bias
+        torch.diagonal(bias, offset=first, dim1=2, dim2=3).zero_()
+        return self._opening(positions, bias, self.memory[:, :, :, first : self.length], seen)
 
     def close_block(self, real: Tensor) -> None:
         """End a block opened by `open_block`: real [R, L] bool."""
         self.positions += real.sum(1, keepdim=True)
         self.slot += real.shape[1]
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [R, k, L, d] at the open positions; gives back all that may be attended to."""
-        if self.static and keys.shape[2] == 1:
-            self.keys[layer].index_copy_(2, self.slot, keys)
-            self.values[layer].index_copy_(2, self.slot, values)
-            return self.keys[layer], self.values[layer]
-        first = self.length - keys.shape[2]
-        self.keys[layer][:, :, first : self.length] = keys
-        self.values[layer][:, :, first : self.length] = values
-        seen = self.capacity if self.static else self.length
-        return self.keys[layer][:, :, :seen], self.values[layer][:, :, :seen]
+    def write(self, opening: Opening, layer: int, pairs: Tensor) -> None:
+        """Store keys and values [R, L, 2 k, d] of the open positions."""
+        pairs = pairs.transpose(1, 2)
+        if opening.places is None:
+            self.memory[layer].index_copy_(2, self.slot, pairs)
+        else:
+            opening.places[layer].copy_(pairs)
 
-    def step_bias(self) -> Tensor | None:
-        """Bias of a single new query, [R, 1, 1, positions read]; None when every key read is real."""
-        if self.static:
-            return self.bias
-        return self.bias[..., : self.length] if self.has_gaps else None
+    def _opening(self, positions: Tensor, bias: Tensor | None, places: Tensor | None, seen: int) -> Opening:
+        whole = self.memory[:, :, :, :seen]
+        keys, values = whole[:, :, : self.kv_heads].unbind(0), whole[:, :, self.kv_heads :].unbind(0)
+        return Opening(positions, bias, None if places is None else places.unbind(0), keys, values)
 
     def reset(self) -> None:
         """Empty the cache in place, for the next run over the same memory."""
@@ -123,23 +135,23 @@ class KeyValueCache:
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but these: rows [n] int64."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.bias, self.positions = self.bias[rows], self.positions[rows]
+        self.memory, self.bias, self.positions = self.memory[:, rows], self.bias[rows], self.positions[rows]
 
-    def _check_room(self, new: int) -> None:
-        if self.length + new <= self.capacity:
-            return
-        if self.static:
+    def claim(self, new: int) -> None:
+        """Count `new` further positions as used. Raises: LimitError when a static cache is full."""
+        needed = self.length + new
+        if needed > self.capacity and self.static:
             raise LimitError(
                 f"the cache holds {self.capacity} positions, {self.length} are used and {new} more are needed; "
                 "allocate a larger one or shorten text and prompt"
             )
-        self._grow(max(2 * self.capacity, self.length + new))
+        if needed > self.capacity:
+            self._grow(max(2 * self.capacity, needed))
+        self.length = needed
 
     def _grow(self, capacity: int) -> None:
         """Move to larger memory; happens only when the length could not be known beforehand."""
         more = capacity - self.capacity
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, more))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, more))
-        self.bias = torch.nn.functional.pad(self.bias, (0, more), value=FAR)
+        self.memory = F.pad(self.memory, (0, 0, 0, more))
+        self.bias = F.pad(self.bias, (0, more), value=FAR)
         self.capacity = capacity

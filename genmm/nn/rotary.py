@@ -35,3 +35,14 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = heads.to(cosine.dtype).chunk(2, dim=-1)  # mixed dtypes in one product are slow on a CPU
     turned = torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
     return turned.to(heads.dtype)
+
+
+def whole_angles(cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+    """The angles for `turn`: [..., d / 2] each -> cosine repeated and sine with its signs, [..., d] each."""
+    return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
+
+
+def turn(heads: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
+    """The same as `rotate` in three operations, for angles from `whole_angles`: heads [..., d] -> [..., d]."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return torch.addcmul(heads * cosine, swapped, signed_sine)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from genmm.core.errors import UsageError
-from genmm.nn.packed import PackedLinear, check_packing
+from genmm.nn.packed import BEYOND_CACHE, PackedLinear, check_packing, join_storage, joined_view, product
 
 needs_fbgemm = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
@@ -37,6 +37,31 @@ def test_weights_that_share_an_input_come_side_by_side(packing):
     together = PackedLinear([first, second], None, packing)(x)
     assert together.shape == (2, 12)
     torch.testing.assert_close(together[:, 8:], x @ second.T, atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 30, 60])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_large_weights_are_read_in_another_order_with_the_same_result(rows, with_bias):
+    weight, x = normal(BEYOND_CACHE // 512, 512), normal(rows, 512, seed=1)
+    bias = normal(len(weight), seed=2) if with_bias else None
+    found = product(x, weight, bias)
+    torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-3, rtol=1e-4)
+    assert found.is_contiguous()
+
+
+def test_joined_parameters_are_one_weight_and_keep_their_values():
+    parts = [torch.nn.Parameter(normal(rows, 6, seed=rows)) for rows in (4, 2, 3)]
+    before = [part.detach().clone() for part in parts]
+    assert joined_view(parts) is None
+    join_storage(parts)
+    assert torch.equal(joined_view(parts), torch.cat(before))
+    layer, x = PackedLinear(parts), normal(2, 6)
+    torch.testing.assert_close(layer(x), torch.cat([x @ part.T for part in before], dim=1))
+    with torch.no_grad():
+        parts[1].zero_()
+    assert layer(x)[:, 4:6].abs().sum() == 0
+    parts[2].data = parts[2].data.clone()
+    assert joined_view(parts) is None
 
 
 def test_live_weights_follow_training():

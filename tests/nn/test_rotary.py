@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genmm.core.errors import ShapeError
-from genmm.nn.rotary import rotary_angles, rotate
+from genmm.nn.rotary import rotary_angles, rotate, turn, whole_angles
 
 
 def heads(seed: int = 0) -> torch.Tensor:
@@ -44,6 +44,11 @@ def test_complex_multiplication_is_the_same():
     product = torch.complex(x[..., :4], x[..., 4:]) * factor
     expected = torch.cat((product.real, product.imag), dim=-1)
     torch.testing.assert_close(rotate(x, *rotary_angles(positions, 8)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_short_form_turns_the_same():
+    angles = rotary_angles(torch.arange(5), 8)
+    torch.testing.assert_close(turn(heads(), *whole_angles(*angles)), rotate(heads(), *angles))
 
 
 def test_an_odd_width_is_refused():

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genmm.nn.cache import KeyValueCache
+from genmm.nn.cache import KeyValueCache, Opening
 from genmm.nn.packed import PackedLinear, Packing, check_packing
-from genmm.nn.rotary import rotary_angles, rotate
-from genmm.systems.sled.head import modulate
+from genmm.nn.rotary import rotary_angles, turn, whole_angles
+from genmm.systems.sled.head import EPS
 from genmm.systems.sled.network import DecoderLayer, SledNetwork
 
 
@@ -46,10 +46,23 @@ class DecodeEngine:
         self.device, self.dtype = weight.device, weight.dtype
         self._layers = [self._pack_layer(layer) for layer in network.model.layers]
         self._head = PackedHead(network, packing)
+        self._angles = self._make_angles()
+        counts = torch.tensor([self.config.num_attention_heads, self.config.kv_heads, self.config.kv_heads])
+        self._kinds = torch.arange(3).repeat_interleave(counts).to(self.device)  # [h + 2 k]: query, key or value
+
+    def _make_angles(self) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine [positions, 3, d] for queries, keys and values; values are not turned."""
         # The streaming layout bounds text and frames apart, so positions reach twice the limit.
         steps = torch.arange(2 * self.config.max_position_embeddings, device=self.device)
-        cosine, sine = rotary_angles(steps, self.config.width_of_head, self.config.rope_theta)
-        self._angles = torch.stack((cosine, sine)).to(self.dtype)  # [2, positions, d / 2]
+        angles = rotary_angles(steps, self.config.width_of_head, self.config.rope_theta)
+        cosine, sine = (angle.to(self.dtype) for angle in whole_angles(*angles))
+        none = torch.zeros_like(sine)
+        return torch.stack((cosine, cosine, none + 1), 1), torch.stack((sine, sine, none), 1)
+
+    def _angles_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Angles of every head: positions [R, L] -> two [R, L, h + 2 k, d]."""
+        cosine, sine = (table[positions].index_select(2, self._kinds) for table in self._angles)
+        return cosine, sine
 
     def _pack_layer(self, layer: DecoderLayer) -> LayerWeights:
         attention, fed = layer.self_attn, layer.mlp
@@ -84,8 +97,7 @@ class DecodeEngine:
 
         Shapes: joint [R, L, H] after the joint norm, real [R, L] bool with at least one True in a row. Returns: [R, H].
         """
-        positions, bias = cache.open_block(real)
-        hidden = self._run(cache, joint, positions, bias)
+        hidden = self._run(cache, joint, cache.open_block(real))
         cache.close_block(real)
         steps = torch.arange(real.shape[1], device=real.device)
         last = torch.where(real, steps, -1).amax(1)
@@ -93,40 +105,40 @@ class DecodeEngine:
 
     def step(self, cache: KeyValueCache, joint: Tensor) -> Tensor:
         """Feed one position of every row: joint [R, H] -> hidden state [R, H]."""
-        positions = cache.open_step()
-        hidden = self._run(cache, joint.unsqueeze(1), positions, cache.step_bias())
+        return self.run_step(cache, joint, cache.open_step())
+
+    def run_step(self, cache: KeyValueCache, joint: Tensor, opening: Opening) -> Tensor:
+        """The part of `step` that a CUDA graph records."""
+        hidden = self._run(cache, joint.unsqueeze(1), opening)
         cache.close_step()
         return hidden.squeeze(1)
 
-    def _run(self, cache: KeyValueCache, x: Tensor, positions: Tensor, bias: Tensor | None) -> Tensor:
-        """Decoder layers and final norm: x [R, L, H], positions [R, L], bias as SDPA takes it -> [R, L, H]."""
-        rows, new, width = x.shape
-        cosine, sine = self._angles[:, positions].unsqueeze(3).unbind(0)  # [R, L, 1, d / 2]
-        x = x.reshape(rows * new, width)
+    def _run(self, cache: KeyValueCache, joint: Tensor, opening: Opening) -> Tensor:
+        """Decoder layers and final norm: joint [R, L, H] -> [R, L, H]."""
+        rows, new, width = joint.shape
+        angles = self._angles_at(opening.positions)
+        x = joint.reshape(rows * new, width).clone()  # the residual stream, added to in place
         for index, layer in enumerate(self._layers):
-            x = x + layer.out(self._attend(cache, index, layer.qkv(layer.first_norm(x)), cosine, sine, bias))
+            x += layer.out(self._attend(cache, index, layer.qkv(layer.first_norm(x)), angles, opening))
             gate, up = layer.gate_up(layer.second_norm(x)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            x += layer.down(F.silu(gate) * up)
         return self.network.model.norm(x).view(rows, new, width)
 
     def _attend(
-        self, cache: KeyValueCache, index: int, qkv: Tensor, cosine: Tensor, sine: Tensor, bias: Tensor | None
+        self, cache: KeyValueCache, index: int, qkv: Tensor, angles: tuple[Tensor, Tensor], opening: Opening
     ) -> Tensor:
         """Rotate, store and attend: qkv [R L, (h + 2 k) d] -> [R L, h d]."""
         heads, groups, width = self.config.num_attention_heads, self.config.kv_heads, self.config.width_of_head
-        rows, new = cosine.shape[:2]
-        split = qkv.view(rows, new, heads + 2 * groups, width)
-        turned = rotate(split[:, :, : heads + groups], cosine, sine).transpose(1, 2)  # [R, h + k, L, d]
-        query, key = turned[:, :heads], turned[:, heads:]
-        keys, values = cache.write(index, key, split[:, :, heads + groups :].transpose(1, 2))
+        rows, new = opening.positions.shape
+        turned = turn(qkv.view(rows, new, heads + 2 * groups, width), *angles)
+        cache.write(opening, index, turned[:, :, heads:])
+        keys, values, bias = opening.keys[index], opening.values[index], opening.bias
         if new == 1:  # the query heads of a group become the queries of one key-value head
-            query = query.reshape(rows, groups, heads // groups, width)
-            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
-        else:
-            grouped = heads != groups
-            mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, enable_gqa=grouped)
-            mixed = mixed.transpose(1, 2)
-        return mixed.reshape(rows * new, heads * width)
+            query = turned[:, :, :heads].reshape(rows, groups, heads // groups, width)
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias).reshape(rows, heads * width)
+        query, grouped = turned[:, :, :heads].transpose(1, 2), heads != groups
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, enable_gqa=grouped)
+        return mixed.transpose(1, 2).reshape(rows * new, heads * width)
 
     def embed_frame(self, latents: Tensor, shift: Tensor | None) -> Tensor:
         """Joint input of new frames: latents [B, D], voice shift [B, 1, H] or None -> [B, H]."""
@@ -164,21 +176,23 @@ class PackedHead:
         self._last = pack(self._net.final_layer.linear)
 
     def modulations(self, noise: Tensor, shift_scale: float) -> Tensor:
-        """Shift, scale and gate of every block, then shift and scale of the final layer: [N, (3 depth + 2) W]."""
+        """Shift, 1 + scale and gate of every block, then shift and 1 + scale of the final layer."""
         modulation = self._net.input_proj(noise)
         parts = [block.modulation(modulation) for block in self._net.res_blocks]
-        parts.append(self._net.final_layer.modulation(modulation))
+        table = torch.cat([*parts, self._net.final_layer.modulation(modulation)], dim=1)
+        thirds = table.view(len(table), -1, modulation.shape[1])  # [N, 3 depth + 2, W], every third a shift
+        thirds[:, 1::3] += 1.0
         if shift_scale != 1.0:
-            width = modulation.shape[1]
-            parts = [torch.cat((part[:, :width] * shift_scale, part[:, width:]), dim=1) for part in parts]
-        return torch.cat(parts, dim=1)
+            thirds[:, ::3] *= shift_scale
+        return table
 
     def draw(self, z: Tensor, modulation: Tensor) -> Tensor:
         """Run the stream of the head: z [N, H], modulation [N, (3 depth + 2) W] -> [N, D]."""
         stream = self._condition(z)
-        parts = modulation.split(stream.shape[1], dim=1)
+        width = stream.shape[1:]
+        parts = modulation.view(len(modulation), -1, *width).unbind(1)
         for index, (inner, outer) in enumerate(self._blocks):
             shift, scale, gate = parts[3 * index : 3 * index + 3]
-            stream = stream + gate * outer(F.silu(inner(modulate(stream, shift, scale))))
-        shift, scale = parts[-2:]
-        return self._last(modulate(stream, shift, scale))
+            inside = torch.addcmul(shift, F.layer_norm(stream, width, eps=EPS), scale)
+            stream = torch.addcmul(stream, gate, outer(F.silu(inner(inside))))
+        return self._last(torch.addcmul(parts[-2], F.layer_norm(stream, width, eps=EPS), parts[-1]))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EPS = 1e-6
+EPS = 1e-6
 
 
 class HeadBlock(nn.Module):
@@ -18,7 +18,7 @@ class HeadBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.noise_ln = nn.LayerNorm(width, eps=_EPS)
+        self.noise_ln = nn.LayerNorm(width, eps=EPS)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -52,7 +52,7 @@ class FinalLayer(nn.Module):
 
 def modulate(stream: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without weights, then scale and shift: [N, W] each."""
-    return F.layer_norm(stream, stream.shape[-1:], eps=_EPS) * (1 + scale) + shift
+    return F.layer_norm(stream, stream.shape[-1:], eps=EPS) * (1 + scale) + shift
 
 
 class GeneratorHead(nn.Module):

@@ -234,7 +234,8 @@ _RULES = (
 
 def _lowered(text: str) -> str:
     """Words in lower case, spelled letters as single capitals: "NASA, gate b" -> "N A S A, gate B"."""
-    text = re.sub(r"\b(?:[A-Za-z]\.){2,}", lambda match: " ".join(match[0].replace(".", "").upper()), text)  # "U.S."
+    dotted = r"\b[A-Za-z](?:\.[A-Za-z])+\b\.?"  # "U.S."
+    text = re.sub(dotted, lambda match: " ".join(match[0].replace(".", "").upper()), text)
     parts = re.split(r"([A-Za-z']+)", text)
     words = list(range(1, len(parts), 2))
     shouting = _is_shouting([parts[index] for index in words])
