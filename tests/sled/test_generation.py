@@ -218,6 +218,7 @@ def test_temperature_zero_has_no_variety_and_draws_have_less(make_network):
     usual = spread()
     assert spread(temperature=0.3) < usual
     assert spread(draws=7) < usual
+    assert spread(draws=7, draw_merge="mean") < spread(draws=7)
     assert spread(draws=1, shift_scale=1.0) == usual
 
 
@@ -246,6 +247,8 @@ def test_wrong_prompts_and_options_are_named(make_network):
         say(make_network(), [Utterance(ids=[0, 2], noise=noise(1), prompt=torch.zeros(3, 5))])
     with pytest.raises(UsageError, match="draws"):
         SamplingOptions(draws=0)
+    with pytest.raises(UsageError, match="draw_merge"):
+        SamplingOptions(draw_merge="median")
     with pytest.raises(UsageError, match="sync_every"):
         SamplingOptions(sync_every=0)
     assert say(make_network(), []) == ([], {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +29,9 @@ class SamplingOptions:
     shift_scale: float = 1.0
     """Scale of the modulation shifts of the head, the temperature of arXiv 2505.07812."""
     draws: int = 1
-    """Draws for each frame, at least 1; from three on the one nearest to the others is kept."""
+    """Draws for each frame, at least 1; what becomes of several is said by draw_merge."""
+    draw_merge: Literal["typical", "mean"] = "typical"
+    """typical keeps the draw nearest to the others (from three on); mean averages them, which is calmer still."""
     sync_every: int | None = None
     """Steps between looks at the stop flags; None = 1 on a CPU and 8 elsewhere. Does not change the result."""
     static: bool = False
@@ -37,6 +40,8 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise UsageError(f"draws must be at least 1, got {self.draws}")
+        if self.draw_merge not in ("typical", "mean"):
+            raise UsageError(f"draw_merge must be typical or mean, got {self.draw_merge!r}")
         if self.sync_every is not None and not 1 <= self.sync_every <= 64:
             raise UsageError(f"sync_every must be in 1 to 64, got {self.sync_every}")
 
@@ -186,7 +191,8 @@ class _Loop:
         if self.options.draws == 1:
             return self.engine.draw(guided, modulation)
         drawn = self.engine.draw(guided.repeat(self.options.draws, 1), modulation)
-        return medoid(drawn.view(self.options.draws, len(guided), -1))
+        drawn = drawn.view(self.options.draws, len(guided), -1)
+        return medoid(drawn) if self.options.draw_merge == "typical" else drawn.mean(0)
 
     def _collect(self, steps: list[tuple[Tensor, Tensor]]) -> Written:
         """Apply the stop rules to the steps since the last look."""

@@ -31,7 +31,10 @@ class SpeechSettings:
     shift_scale: float = 1.0
     """Another way to less variety: scale of the modulation shifts in the head, 0 to 2; 1 is off."""
     draws: int = 1
-    """Draws for each frame, 1 to 64; from three on the most typical one is kept. 1 is off."""
+    """Draws for each frame, 1 to 64; 1 is off."""
+    draw_merge: Literal["typical", "mean"] = "typical"
+    """What becomes of several draws: "typical" keeps the one nearest to the others (from three on), "mean" averages
+    them. The mean suits small models, whose single draws are right on average but blur the words."""
     stop_threshold: float = 0.8
     """Stop probability that ends the speech, above 0 and at most 1; higher speaks longer."""
     stop_consecutive: int = 1
@@ -85,6 +88,8 @@ class SpeechSettings:
             raise UsageError(f"stop_threshold must be above 0 and at most 1, got {self.stop_threshold!r}")
         if self.max_s is not None and not 0.0 < self.max_s <= 3600.0:
             raise UsageError(f"max_s must be above 0 and at most 3600, got {self.max_s!r}")
+        if self.draw_merge not in ("typical", "mean"):
+            raise UsageError(f"draw_merge must be typical or mean, got {self.draw_merge!r}")
         if self.cloning not in ("auto", "statistics", "continuation"):
             raise UsageError(f"cloning must be auto, statistics or continuation, got {self.cloning!r}")
 

@@ -49,7 +49,10 @@ class Task:
         """What must be equal within a batch."""
         settings = self.settings
         return SamplingOptions(
-            temperature=settings.temperature, shift_scale=settings.shift_scale, draws=int(settings.draws)
+            temperature=settings.temperature,
+            shift_scale=settings.shift_scale,
+            draws=int(settings.draws),
+            draw_merge=settings.draw_merge,
         )
 
     @property
