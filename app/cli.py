@@ -8,6 +8,7 @@ importing it must be light, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import pkgutil
@@ -114,11 +115,31 @@ def command_modules(word: str = "") -> list[ModuleType]:
 
 def _run(argv: list[str]) -> int:
     passes_through = bool(argv) and argv[0] in PASS_THROUGH
-    args = build_parser(argv[0] if argv else "").parse_args(argv[:1] if passes_through else argv)
+    args = _parsed(argv[:1] if passes_through else argv)
     args.rest = argv[1:] if passes_through else []
     if args.command not in TRAINING:
         _exit_on_sigterm()
     return args.module.run(args)
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """Parse; an unknown option ends with the usage of the subcommand it was given to, and a guess."""
+    parser = build_parser(argv[0] if argv else "")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        leaf = _leaf(parser, args)
+        option = unknown[0].partition("=")[0]
+        close = difflib.get_close_matches(option, leaf._option_string_actions, n=1)
+        leaf.error(f"unknown argument: {' '.join(unknown)}{f'; did you mean {close[0]}?' if close else ''}")
+    return args
+
+
+def _leaf(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """The innermost subcommand that was chosen."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return _leaf(action.choices[getattr(args, action.dest)], args)
+    return parser
 
 
 def _exit_on_sigterm() -> None:

@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"ok": not missing, "findings": [finding.to_dict() for finding in findings]}, indent=2))
     else:
         _print(findings)
-        print(f"\n{len(missing)} needed parts are missing" if missing else "\neverything that is needed is there")
+        short = "1 needed part is" if len(missing) == 1 else f"{len(missing)} needed parts are"
+        print(f"\n{short} missing" if missing else "\neverything that is needed is there")
     return 3 if missing else 0
 
 

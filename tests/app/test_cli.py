@@ -95,6 +95,17 @@ def test_help_explains_every_option(capsys, words):
             assert any(character.isdigit() for character in action.help), f"{action.option_strings} names no range"
 
 
+def test_an_unknown_option_gets_the_usage_of_its_command_and_a_guess(capsys):
+    assert cli.main(["speak", "hi", "--mdel", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "usage: genmm speak" in said
+    assert "did you mean --model?" in said
+    assert cli.main(["batch", "speech", "--manifest", "a", "--out", "b", "--batchsize=3"]) == 2
+    said = capsys.readouterr().err
+    assert "usage: genmm batch speech" in said
+    assert "did you mean --batch-size?" in said
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("genmm 0.")
@@ -172,6 +183,7 @@ def test_bench_says_where_measurements_come_from(monkeypatch, capsys, tmp_path):
 def test_app_checks_its_options_before_loading_the_page(monkeypatch, capsys):
     monkeypatch.delenv("GENMM_AUTH", raising=False)
     assert cli.main(["app", "--port", "70000"]) == 2
+    assert cli.main(["app", "--queue", "0"]) == 2
     assert cli.main(["app", "--auth", "ann"]) == 2
     assert "USER:PASSWORD" in capsys.readouterr().err
 
@@ -180,11 +192,13 @@ def test_app_hands_its_options_to_the_page(monkeypatch):
     calls = []
     page = SimpleNamespace(serve=lambda *args, **more: calls.append((args, more)))
     monkeypatch.setitem(sys.modules, "app.web.main", page)
-    monkeypatch.setenv("GENMM_AUTH", "ann:se:cret")
-    assert cli.main(["app", "--port", "8080", "--model", "mine", "--open"]) == 0
-    assert calls == [
-        (("127.0.0.1", 8080), {"auth": ("ann", "se:cret"), "insecure": False, "model": "mine", "open_browser": True})
-    ]
+    monkeypatch.setenv("GENMM_AUTH", "ann:se:cret bob:x")
+    assert cli.main(["app", "--port", "8080", "--model", "mine", "--open", "--queue", "3"]) == 0
+    expected = {"insecure": False, "model": "mine", "queue_max": 3, "open_browser": True, "device": "auto"}
+    assert calls == [(("127.0.0.1", 8080), {"auth": [("ann", "se:cret"), ("bob", "x")], **expected})]
+    monkeypatch.delenv("GENMM_AUTH")
+    assert cli.main(["app", "--auth", "a:b", "--host", "0.0.0.0"]) == 0
+    assert (calls[1][0], calls[1][1]["auth"]) == (("0.0.0.0", 7860), [("a", "b")])
 
 
 def test_a_closed_pipe_ends_quietly():

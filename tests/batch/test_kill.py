@@ -146,7 +146,7 @@ def test_killed_before_and_after_every_disk_operation(tmp_path, stride):
 def test_killed_at_every_disk_operation_in_a_row_each_start_gets_further(tmp_path, manifest, whole):
     out, log = tmp_path / "out", tmp_path / "log"
     task = ToneTask(log=str(log))
-    for moment in range(60, 200, 7):
+    for moment in range(60, 200, 14):
         if run_and_die(task, manifest, out, moment) == 0:
             break
     run_batch(task, manifest, out, batch_size=3)
@@ -180,7 +180,7 @@ def test_a_line_torn_by_the_kill_is_made_again(tmp_path, manifest, whole, share)
 
 def test_shards_killed_at_disk_operations_still_merge_to_the_whole(tmp_path, manifest, whole):
     out = tmp_path / "out"
-    for moment in range(1, 120, 6):
+    for moment in range(1, 120, 10):
         run_and_die(ToneTask(), manifest, out, moment, shard=f"{1 + moment % 3}/3")
     for index in (1, 2, 3):
         run_batch(ToneTask(), manifest, out, shard=f"{index}/3")
