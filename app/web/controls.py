@@ -1,0 +1,178 @@
+"""Controls that every tab shares: model, takes, seed, progress, start and cancel, recipe out and in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.web.messages import escape
+from app.web.pool import ModelPool
+from genmm.core.errors import DataError, UsageError
+from genmm.core.events import Progress
+from genmm.core.results import read_recipe
+from genmm.core.seeds import check_seed
+
+__all__ = [
+    "MAX_TAKES",
+    "RunButtons",
+    "SeedControl",
+    "idle_html",
+    "model_choice",
+    "note_html",
+    "parse_seeds",
+    "progress_html",
+    "recipe_of_upload",
+    "takes_choice",
+]
+
+MAX_TAKES = 4
+"""Results of one click."""
+WAVE = (8, 14, 26, 18, 38, 56, 30, 44, 64, 40, 22, 34, 52, 28, 16, 24, 12, 8)
+"""Heights of the bars of the drawing in an empty place, in pixels."""
+
+
+def model_choice(pool: ModelPool, system: str) -> gr.Dropdown:
+    """A list of the usable models of one system."""
+    names = pool.choices(system)
+    return gr.Dropdown(
+        choices=names,
+        value=names[0] if names else None,
+        label="Model",
+        info="Which trained model does the work. The Status tab lists all of them and says how to get more.",
+        interactive=True,
+        filterable=False,
+    )
+
+
+def takes_choice() -> gr.Radio:
+    """How many results to make at once."""
+    return gr.Radio(
+        choices=[(str(n), n) for n in range(1, MAX_TAKES + 1)],
+        value=1,
+        label="Takes",
+        info="Versions made in one go, each with its own seed. Pick the one you like.",
+        elem_classes=["gm-compact"],
+    )
+
+
+class SeedControl:
+    """A seed box with two buttons: a fresh seed for every run, or the seed of the last run again."""
+
+    def __init__(self) -> None:
+        with gr.Column(elem_classes=["gm-seed"]):
+            self.box = gr.Textbox(
+                value="",
+                label="Seed",
+                placeholder="new for every run",
+                info="The same seed and settings give the same result. Several, separated by commas: one per take.",
+                max_lines=1,
+                max_length=120,
+            )
+            with gr.Row(elem_classes=["gm-seed-buttons"]):
+                self.fresh = gr.Button("New each time", size="sm")
+                self.reuse = gr.Button("Reuse last", size="sm")
+        self.last = gr.State(())
+        self.fresh.click(lambda: "", outputs=self.box, queue=False, api_visibility="private", show_progress="hidden")
+        self.reuse.click(
+            _last_seeds, self.last, self.box, queue=False, api_visibility="private", show_progress="hidden"
+        )
+
+
+def _last_seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        gr.Info("There is no earlier run in this session yet.")
+        return ""
+    return ", ".join(str(seed) for seed in seeds)
+
+
+def parse_seeds(text: object, takes: int) -> tuple[int, ...]:
+    """Read a seed box: () for an empty one, else one seed, or one per take.
+
+    Raises: UsageError for anything else.
+    """
+    parts = [part.strip() for part in str("" if text is None else text).split(",")]
+    if parts == [""]:
+        return ()
+    if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+        raise UsageError("a seed is a whole number from 0 to 9223372036854775807; leave the box empty for a new one")
+    seeds = tuple(check_seed(int(part)) for part in parts)
+    if len(seeds) not in (1, takes):
+        raise UsageError(f"there are {len(seeds)} seeds for {takes} takes; give one seed, or one per take")
+    return seeds
+
+
+@dataclass(frozen=True)
+class RunButtons:
+    """Start and cancel side by side; one of the two can be pressed at a time."""
+
+    start: gr.Button
+    cancel: gr.Button
+
+    @classmethod
+    def draw(cls, label: str) -> RunButtons:
+        """Draw both in a row."""
+        with gr.Row(elem_classes=["gm-run"]):
+            start = gr.Button(label, variant="primary", size="lg", scale=3, elem_classes=["gm-start"])
+            cancel = gr.Button("Cancel", variant="secondary", size="lg", scale=1, min_width=96, interactive=False)
+        return cls(start, cancel)
+
+    @property
+    def both(self) -> list[gr.Button]:
+        """The outputs of `busy` and `ready`."""
+        return [self.start, self.cancel]
+
+    @staticmethod
+    def busy() -> tuple[Any, Any]:
+        """Values while a run goes on."""
+        return gr.update(interactive=False), gr.update(interactive=True)
+
+    @staticmethod
+    def ready() -> tuple[Any, Any]:
+        """Values while nothing goes on."""
+        return gr.update(interactive=True), gr.update(interactive=False)
+
+
+def progress_html(progress: Progress) -> str:
+    """A bar and a line of text."""
+    fraction = progress.fraction
+    width = "gm-bar-open" if fraction is None else ""
+    percent = 100 if fraction is None else round(100 * fraction)
+    amount = "" if fraction is None else f"{percent} %"
+    return (
+        f'<div class="gm-progress" role="status"><div class="gm-progress-text"><span>{escape(progress.message)}</span>'
+        f"<span>{amount}</span></div>"
+        f'<div class="gm-track"><div class="gm-bar {width}" style="width:{percent}%"></div></div></div>'
+    )
+
+
+def note_html(text: str, kind: str = "done") -> str:
+    """One line about how a run ended; `kind` is done, stopped or problem."""
+    return f'<div class="gm-note gm-note-{escape(kind)}" role="status">{escape(text)}</div>'
+
+
+def idle_html(text: str, *, wave: bool = False) -> str:
+    """What a place shows before there is a result; `wave` adds a drawing of sound and makes it tall."""
+    if not wave:
+        return f'<div class="gm-idle"><span>{escape(text)}</span></div>'
+    bars = "".join(f'<i style="height:{height}px"></i>' for height in WAVE)
+    drawing = f'<div class="gm-wave" aria-hidden="true">{bars}</div>'
+    return f'<div class="gm-idle gm-idle-tall">{drawing}<span>{escape(text)}</span></div>'
+
+
+def recipe_of_upload(path: str | None, task: str) -> dict[str, Any]:
+    """Read an uploaded recipe for a task.
+
+    Raises: DataError when it is none, or one of another task.
+    """
+    if not path:
+        raise DataError("choose the .json file that was saved beside a result")
+    if Path(path).suffix.lower() != ".json":
+        raise DataError("a recipe is the .json file that was saved beside a result")
+    recipe = read_recipe(path)
+    if recipe["task"] != task:
+        raise DataError(f"this recipe is for {str(recipe['task'])[:40]!r}, this tab makes {task!r}")
+    return recipe

@@ -1,0 +1,80 @@
+"""One run of the Speech tab: which event changes what on the page."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from app.web.controls import progress_html
+from app.web.sound import Cutter
+from app.web.speech_work import Spoken
+from genmm.core.events import Finished, PartialAudio, Progress
+
+if TYPE_CHECKING:
+    from app.web.speech import SpeechTab
+
+__all__ = ["View"]
+
+PAGE_UPDATES_S = 0.2
+"""Progress is sent to the browser at most this often."""
+
+
+@dataclass
+class View:
+    """Turns the events of one run into updates of the page."""
+
+    tab: SpeechTab
+    spoken: Spoken | None = None
+    elapsed_s: float = 0.0
+    first_sound_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        self.shown = 0.0
+        self.cutter: Cutter | None = None
+
+    def start(self) -> dict[Any, Any]:
+        """The first update: nothing of the last run is left."""
+        tab = self.tab
+        return {
+            tab.progress: progress_html(Progress(0, None, "", "Starting")),
+            tab.live: gr.update(value=None, visible=tab.server.streams_sound),
+            tab.result: gr.update(visible=False),
+        }
+
+    def updates(self, event: Any) -> list[dict[Any, Any]]:
+        """What the page shows for an event; often nothing."""
+        if isinstance(event, PartialAudio):
+            return self._sound(event)
+        if isinstance(event, Progress):
+            return self._progress(event)
+        if isinstance(event, Finished):
+            self.spoken = event.result
+            self.elapsed_s = time.monotonic() - self.began
+            return [{self.tab.live: piece} for piece in self.cutter.flush()] if self._streams else []
+        return []
+
+    @property
+    def _streams(self) -> bool:
+        return self.tab.server.streams_sound and self.cutter is not None
+
+    def _sound(self, event: PartialAudio) -> list[dict[Any, Any]]:
+        if self.first_sound_s is None:
+            self.first_sound_s = time.monotonic() - self.began
+        if event.take != 0:
+            return []
+        if self.cutter is None:
+            self.cutter = Cutter(event.sample_rate)
+        pieces = self.cutter.push(np.asarray(event.samples, np.float32).reshape(-1))
+        return [{self.tab.live: piece} for piece in pieces] if self._streams else []
+
+    def _progress(self, event: Progress) -> list[dict[Any, Any]]:
+        now = time.monotonic()
+        if now - self.shown < PAGE_UPDATES_S:
+            return []
+        self.shown = now
+        return [{self.tab.progress: progress_html(event)}]

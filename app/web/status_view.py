@@ -1,0 +1,100 @@
+"""HTML of the Status tab; every value is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.web.messages import escape
+from app.web.tab import Server
+
+__all__ = ["cards_html", "count_text", "models_html", "more_html", "size_text"]
+
+GETTING_MORE: tuple[tuple[str, str, str], ...] = (
+    ("SLED", "speech at 24 kHz, 0.2 B parameters", "genmm pull sled"),
+    ("SLED streaming", "the same, reading the text while it speaks", "genmm pull sled --streaming"),
+)
+"""Published models that one command fetches: name, what it does, command."""
+
+
+def size_text(count: float) -> str:
+    """Bytes in words, with three figures."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB" if count < 1000 else f"{count:.0f} GB"
+
+
+def count_text(count: float) -> str:
+    """Parameters in words."""
+    if count >= 1e9:
+        return f"{count / 1e9:.2g} B"
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
+
+
+def cards_html(facts: Mapping[str, Any], server: Server) -> str:
+    """Six small boxes about the machine and the work."""
+    running = len(server.runs.active())
+    used, total = facts["used_memory_bytes"], facts["device_memory_bytes"]
+    streams = facts["streams_sound"]
+    disk_limit = size_text(facts["disk_limit_bytes"])
+    cards = [
+        _card("Device", facts["device"], facts["device_name"]),
+        _card("Memory", size_text(used) if used else "unknown", f"of {size_text(total)}" if total else ""),
+        _card("At work", f"{running} running" if running else "idle", f"up to {server.settings.queue_max} may wait"),
+        _card("Results on disk", size_text(facts["disk_bytes"]), f"of {disk_limit}, the oldest go first"),
+        _card(
+            "Sound",
+            "streamed" if streams else "sent whole",
+            "while it is being made" if streams else "install ffmpeg to hear it earlier",
+        ),
+        _card("Version", f"genmm {facts['genmm']}", f"torch {facts['torch']}"),
+    ]
+    return f'<div class="gm-cards">{"".join(cards)}</div>'
+
+
+def models_html(facts: Mapping[str, Any]) -> str:
+    """The models on this machine."""
+    if not facts["models"]:
+        return '<div class="gm-note gm-note-problem">There is no model on this machine yet; see below.</div>'
+    names = ("Model", "System", "Source", "Parameters", "On disk", "Licence", "State")
+    rows = [_model_cells(model, model["name"] in facts["loaded"]) for model in facts["models"]]
+    return f'<h3 class="gm-h">Models on this machine</h3>{_table(names, rows)}'
+
+
+def more_html() -> str:
+    """Commands that fetch published models."""
+    rows = [(escape(name), escape(what), f"<code>{escape(command)}</code>") for name, what, command in GETTING_MORE]
+    return (
+        '<h3 class="gm-h">More models</h3><p class="gm-dim gm-above">Run one of these on the server. It shows size and '
+        f"licence first; then reload this page.</p>{_table(('Model', 'What it does', 'Command'), rows)}"
+    )
+
+
+def _model_cells(model: Mapping[str, Any], is_loaded: bool) -> list[str]:
+    kind, state = ("bad", "damaged") if model["problem"] else ("good", "in memory") if is_loaded else ("plain", "ready")
+    texts = (
+        model["name"],
+        model["system"],
+        model["source"],
+        count_text(model["parameters"]),
+        size_text(model["size_bytes"]),
+        model["licence"] or "not stated",
+    )
+    return [*(escape(text) for text in texts), f'<span class="gm-chip gm-chip-{kind}">{state}</span>']
+
+
+def _card(name: str, value: str, below: str) -> str:
+    return (
+        f'<div class="gm-card"><div class="gm-card-name">{escape(name)}</div>'
+        f'<div class="gm-card-value">{escape(value)}</div><div class="gm-dim">{escape(below)}</div></div>'
+    )
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; `rows` hold HTML that is safe already."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f'<table class="gm-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="gm-scroll">{table}</div>'

@@ -1,0 +1,63 @@
+"""The line in front of the device: how many may wait, in all and from one visitor.
+
+Gradio's own limit counts every event and refuses cheap ones (cancel, status) too when the line is full.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio import route_utils
+from gradio.queueing import Queue
+
+from app.web.tab import DEVICE
+
+__all__ = ["PER_VISITOR", "WaitingLine"]
+
+PER_VISITOR = 4
+"""Jobs of one visitor that may wait."""
+
+
+class WaitingLine(Queue):
+    """A queue that limits work for the device only."""
+
+    longest = 32
+    """Jobs that may wait in all."""
+
+    @classmethod
+    def install(cls, demo: gr.Blocks, longest: int) -> WaitingLine:
+        """Replace the queue that `demo.queue()` has just made; gives it back."""
+        old = demo._queue
+        line = cls(
+            live_updates=old.live_updates,
+            concurrency_count=old.max_thread_count,
+            update_intervals=old.update_intervals,
+            max_size=None,
+            blocks=demo,
+            default_concurrency_limit=old.default_concurrency_limit,
+        )
+        line.longest = longest
+        demo._queue = line
+        return line
+
+    async def push(self, body: Any, request: Any, username: str | None) -> Any:
+        """Take an event in, or refuse it with a message."""
+        if body.fn_index is not None:
+            fn = route_utils.get_fn(self.blocks, None, body)
+            if fn.concurrency_id == DEVICE["concurrency_id"]:
+                waiting = self.sessions_waiting()
+                if len(waiting) >= self.longest:
+                    return False, f"The queue is full: {len(waiting)} jobs are waiting. Try again soon.", "queue_full"
+                if waiting.count(body.session_hash) >= PER_VISITOR:
+                    return False, f"You have {PER_VISITOR} jobs waiting already. Let one finish first.", "queue_full"
+        return await super().push(body, request, username)
+
+    def sessions_waiting(self) -> list[str]:
+        """The session of every job that waits for the device, in order."""
+        line = self.event_queue_per_concurrency_id.get(DEVICE["concurrency_id"])
+        return [event.session_hash for event in line.queue] if line else []
+
+    def compute_analytics_summary(self, records: Any) -> dict[str, Any]:
+        """Nothing: the page gathers no statistics about visitors, and Gradio would do it after every event."""
+        return self.cached_event_analytics_summary

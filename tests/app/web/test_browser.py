@@ -1,0 +1,155 @@
+"""The page in a real browser: type, hear it begin before the end, cancel, load a recipe, fit a phone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--mute-audio",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+TEXT = "#speech-text textarea"
+
+
+def chromium() -> str | None:
+    named = os.environ.get("GENMM_CHROMIUM", "")
+    return named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
+    program = chromium()
+    if program is None:
+        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, page) -> Iterator:
+    """A browser tab on the page; fails at the end when the page talked to another server or threw an error."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    foreign, broken, segments = [], [], []
+
+    def note(request) -> None:
+        if not request.url.startswith((page.rstrip("/"), "data:", "blob:")):
+            foreign.append(request.url)
+        if request.url.endswith(".aac"):
+            segments.append(request.url)
+
+    tab.on("request", note)
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.segments = segments
+    tab.goto(page)
+    tab.wait_for_selector(TEXT, timeout=60_000)
+    yield tab
+    context.close()
+    assert foreign == []
+    assert broken == []
+
+
+def press(tab, name: str) -> None:
+    tab.get_by_role("button", name=name, exact=True).first.click()
+
+
+def test_sound_starts_before_the_sentence_is_finished(tab, until):
+    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
+    press(tab, "Speak")
+    tab.wait_for_selector(".gm-progress", timeout=60_000)
+    for _ in range(600):
+        if tab.segments or tab.locator(".gm-note-done").count():
+            break
+        tab.wait_for_timeout(50)
+    assert tab.segments, "no piece of sound was fetched"
+    assert tab.locator(".gm-note-done").count() == 0, "the sound was fetched only when all of it was there"
+    tab.wait_for_selector(".gm-note-done", timeout=90_000)
+    assert tab.locator("#speech-result").is_visible()
+    shown = tab.locator(".gm-picture:visible")
+    assert shown.count() == 1
+    assert "nine ten" in tab.locator(".gm-list").inner_text()
+
+
+def test_cancel_stops_and_the_next_run_works(tab, server, until):
+    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 30)
+    press(tab, "Speak")
+    until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
+    press(tab, "Cancel")
+    tab.wait_for_selector(".gm-note-stopped", timeout=30_000)
+    until(lambda: _tick(tab) or not server.runs.active(), "the run to end")
+    tab.fill(TEXT, "one")
+    press(tab, "Speak")
+    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+
+
+def _tick(tab) -> bool:
+    """Let the browser's events be handled while waiting."""
+    tab.wait_for_timeout(20)
+    return False
+
+
+def test_a_recipe_brings_the_settings_back(tab, tmp_path: Path):
+    recipe = {
+        "genmm": "0.1.0",
+        "task": "speech",
+        "model": {"name": "tiny", "system": "sled", "fingerprint": "x"},
+        "settings": {"text": "four five six", "voice": "anna", "guidance": 3.5, "temperature": 0.5, "pause_s": 0.4},
+        "seeds": [12, 34],
+    }
+    path = tmp_path / "speech.json"
+    path.write_text(json.dumps(recipe))
+    press(tab, "Settings")
+    tab.locator("input[type=file][accept='.json']").set_input_files(str(path))
+    tab.wait_for_function(f"document.querySelector('{TEXT}').value === 'four five six'", timeout=30_000)
+    assert tab.get_by_label("Seed").first.input_value() == "12, 34"
+    assert tab.get_by_label("Voice").first.input_value() == "Anna"
+    assert "pause_s = 0.4" in tab.locator("body").inner_text()
+    press(tab, "Speak")
+    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    assert "in 2 takes" in tab.locator(".gm-note-done").inner_text()
+
+
+def test_markup_in_the_text_is_shown_as_text(tab):
+    tab.fill(TEXT, "<img src=x onerror=window.hacked=1> {{value}} ${6*7} one")
+    press(tab, "Speak")
+    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    tab.get_by_role("tab", name="History").click()
+    tab.locator(".gm-gallery button").first.click()
+    said = tab.locator(".gm-said")
+    said.wait_for(timeout=30_000)
+    assert "${6*7}" in said.inner_text()
+    assert "{{value}}" in said.inner_text()
+    assert tab.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_in_both_colour_schemes(browser, page, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(page)
+    tab.wait_for_selector(TEXT, timeout=60_000)
+    for name in ("Speech", "Batch", "History", "Status"):
+        tab.get_by_role("tab", name=name).click()
+        tab.wait_for_timeout(300)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} is wider than a phone"
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    lightness = sum(int(part) for part in background.partition("(")[2].rstrip(")").split(",")[:3]) / 3
+    assert lightness > 200 if scheme == "light" else lightness < 60
+    context.close()

@@ -1,0 +1,60 @@
+"""Shared controls: seeds, progress, recipes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app.web.controls import note_html, parse_seeds, progress_html, recipe_of_upload
+from genmm.core.errors import DataError, UsageError
+from genmm.core.events import Progress
+
+RECIPE = {"genmm": "0.1.0", "task": "speech", "model": {"name": "sled"}, "settings": {"text": "hi"}, "seeds": [1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "takes", "seeds"),
+    [("", 2, ()), (None, 1, ()), (" 7 ", 1, (7,)), ("7", 3, (7,)), ("1, 2,3", 3, (1, 2, 3)), ("0", 1, (0,))],
+)
+def test_seeds_are_read(text, takes, seeds):
+    assert parse_seeds(text, takes) == seeds
+
+
+@pytest.mark.parametrize("text", ["a", "-1", "1.5", "1,", "9223372036854775808", "1,2", "٣", "1" * 50])
+def test_bad_seeds_are_refused(text):
+    with pytest.raises(UsageError, match="seed"):
+        parse_seeds(text, 3)
+
+
+def test_progress_text_is_escaped():
+    shown = progress_html(Progress(1, 4, "frames", "<script>"))
+    assert "<script>" not in shown
+    assert "25 %" in shown
+    assert "width:25%" in shown
+    assert "gm-bar-open" in progress_html(Progress(1))
+    assert "<b>" not in note_html("<b>")
+
+
+def test_a_recipe_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(RECIPE))
+    assert recipe_of_upload(str(path), "speech")["seeds"] == [1]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"task": "speech"}', json.dumps({**RECIPE, "task": "music"}), "\0\1\2"]
+)
+def test_other_files_are_refused_as_recipes(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DataError):
+        recipe_of_upload(str(path), "speech")
+
+
+def test_only_json_files_are_opened_as_recipes(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(RECIPE))
+    with pytest.raises(DataError, match=".json"):
+        recipe_of_upload(str(tmp_path / "a.wav"), "speech")
+    with pytest.raises(DataError):
+        recipe_of_upload(None, "speech")
