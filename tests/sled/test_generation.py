@@ -252,3 +252,15 @@ def test_wrong_prompts_and_options_are_named(make_network):
     with pytest.raises(UsageError, match="sync_every"):
         SamplingOptions(sync_every=0)
     assert say(make_network(), []) == ([], {})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", [{}, STREAM], ids=["offline", "streaming"])
+def test_cuda_graphs_equal_the_plain_steps(make_network, sizes):
+    network = make_network(**sizes).cuda()
+    plain, _ = say(network, three())
+    for sync_every in (1, 8):
+        graphs, reasons = say(network, three(), static=True, sync_every=sync_every)
+        assert reasons == dict.fromkeys(range(3), "length")
+        for one, other in zip(graphs, plain, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)

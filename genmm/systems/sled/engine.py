@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genmm.nn.cache import KeyValueCache, Opening
-from genmm.nn.packed import PackedLinear, Packing, check_packing
+from genmm.nn.packed import PackedLinear, Packing, check_packing, join_storage, joined_view
 from genmm.nn.rotary import rotary_angles, turn, whole_angles
 from genmm.systems.sled.head import EPS
 from genmm.systems.sled.network import DecoderLayer, SledNetwork
@@ -36,8 +36,10 @@ class DecodeEngine:
     """Packed weights of one network and the operations of a generation step; holds no state of a run."""
 
     def __init__(self, network: SledNetwork, packing: Packing = "live") -> None:
-        """Pack a network. With "live" the engine follows later changes of the weights, else it is a copy.
+        """Pack a network. With "live" the engine follows later changes of the weights in place, else it is a copy.
 
+        Weights that share an input are laid side by side in memory (values and names stay) when none of them is in
+        training, so that one product serves them.
         Raises: UsageError when the packing cannot run on the device and dtype of the network.
         """
         weight = network.z_proj.weight
@@ -76,7 +78,11 @@ class DecodeEngine:
         )
 
     def _pack(self, *linears: torch.nn.Linear) -> PackedLinear:
-        return PackedLinear([linear.weight for linear in linears], None, self.packing)
+        weights = [linear.weight for linear in linears]
+        is_idle = self.packing == "live" and not any(weight.requires_grad for weight in weights)
+        if len(weights) > 1 and is_idle and joined_view(weights) is None:
+            join_storage(weights)
+        return PackedLinear(weights, None, self.packing)
 
     def new_cache(self, rows: int, capacity: int, *, static: bool = False) -> KeyValueCache:
         """An empty cache for R rows and so many positions."""

@@ -17,6 +17,7 @@ from genmm.core.errors import LimitError, ShapeError, UsageError
 from genmm.core.events import CancelToken
 from genmm.samplers.autoregressive import NOISE_BLOCK, NoiseStream, StopReason, StopTracker, guide, medoid
 from genmm.systems.sled.engine import DecodeEngine
+from genmm.systems.sled.graphs import RecordedStep
 from genmm.systems.sled.joint import ForcedFrames, JointRun, OfflineRun, StreamingRun, Utterance
 
 
@@ -35,7 +36,7 @@ class SamplingOptions:
     sync_every: int | None = None
     """Steps between looks at the stop flags; None = 1 on a CPU and 8 elsewhere. Does not change the result."""
     static: bool = False
-    """Keep all shapes the same from step to step (needed for CUDA graphs)."""
+    """Keep all shapes the same from step to step; on a CUDA device the steps are then played back as graphs."""
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -143,9 +144,12 @@ class _Loop:
         self.forced = ForcedFrames(engine, utterances, enabled=run.forces_prompt)
         self.every = options.sync_every or (1 if engine.device.type == "cpu" else 8)
         self.modulations: list[Tensor] = []
+        self._core: Callable[..., tuple[Tensor, ...]] = self._plain_core
 
     def run(self) -> Iterator[Written]:
         z, latent = self._check(self.run_.begin), None
+        if self.options.static and self.engine.device.type == "cuda":
+            self._record(z)
         while self.active:
             steps = []
             for _ in range(self.every):
@@ -163,31 +167,48 @@ class _Loop:
             self.cancel.check()
         return action(*arguments)
 
+    def _record(self, z: Tensor) -> None:
+        """Replace the two halves of a step by CUDA graphs."""
+        modulation = self._next_modulation()
+        self.modulations.append(modulation)  # it was only looked at
+        self._core = RecordedStep(self._plain_core, [z, modulation, self.previous])
+        self.run_.record(self.previous.to(self.engine.dtype))
+
     def _frame(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the next latent of each row: z [R, H] -> latents [B, D] and (stop, movement) [B, 2]."""
+        latent, guided, facts = self._core(z, self._next_modulation(), self.previous)
+        if isinstance(self._core, RecordedStep):
+            latent, facts = latent.clone(), facts.clone()  # the next playback overwrites them
+        if self.watch_movement:
+            self.previous = latent.float()
+        if self.on_step is not None:
+            self.on_step(StepTrace(list(self.active), guided.clone(), facts[:, 0].clone(), latent))
+        return self.forced.replace(latent), facts
+
+    def _plain_core(self, z: Tensor, modulation: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Guided draw and what the stop rules look at: latents [B, D], guided hidden states [B, H], facts [B, 2]."""
         batch = len(self.scale)
         conditional = z[:batch]
         guided = guide(conditional, z[batch:], self.scale) if len(z) > batch else conditional
-        latent = self._draw(guided)
-        stop = self.engine.stop_probability(conditional)
-        if self.on_step is not None:
-            self.on_step(StepTrace(list(self.active), guided, stop, latent))
-        latent = self.forced.replace(latent)
-        finite = stop + 0.0 * latent.float().sum(1)  # NaN or infinity anywhere turns the probability into NaN
+        latent = self._draw(guided, modulation)
+        # NaN or infinity anywhere in the latent turns the probability into NaN.
+        stop = self.engine.stop_probability(conditional) + 0.0 * latent.float().sum(1)
         movement = torch.zeros_like(stop)
         if self.watch_movement:
-            movement = (latent.float() - self.previous).square().mean(1).sqrt()
-            self.previous = latent.float()
-        return latent, torch.stack((finite, movement), dim=1)
+            movement = (latent.float() - previous).square().mean(1).sqrt()
+        return latent, guided, torch.stack((stop, movement), dim=1)
 
-    def _draw(self, guided: Tensor) -> Tensor:
+    def _next_modulation(self) -> Tensor:
+        """What the head computes from the noise of one step, for all draws: [M B, ...], draw by draw."""
         if not self.modulations:
             block = self.noise.next_block()  # [K, B, M C]
             draws, channels = self.options.draws, self.engine.config.noise_channels
             flat = block.view(NOISE_BLOCK, -1, draws, channels).transpose(1, 2).reshape(-1, channels)
             table = self.engine.modulations(flat, self.options.shift_scale)
             self.modulations = list(table.view(NOISE_BLOCK, draws * block.shape[1], -1).unbind(0))[::-1]
-        modulation = self.modulations.pop()  # [M B, ...], draw by draw
+        return self.modulations.pop()
+
+    def _draw(self, guided: Tensor, modulation: Tensor) -> Tensor:
         if self.options.draws == 1:
             return self.engine.draw(guided, modulation)
         drawn = self.engine.draw(guided.repeat(self.options.draws, 1), modulation)

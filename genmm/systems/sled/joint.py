@@ -18,6 +18,7 @@ from torch import Tensor
 from genmm.core.errors import LimitError
 from genmm.samplers.autoregressive import StopRule
 from genmm.systems.sled.engine import DecodeEngine
+from genmm.systems.sled.graphs import RecordedStep
 
 _SLACK = 64  # positions beyond the longest utterance: steps done before the stop flags are looked at
 
@@ -51,7 +52,9 @@ class JointRun:
         self.guided = any(utterance.guidance != 1.0 for utterance in utterances)
         self.silenced: set[int] = set()
         """Rows of a static run that have ended but are still computed."""
+        self._recorded: RecordedStep | None = None
         self.shift = self._voices(utterances)
+        capacity = -(-capacity // 64) * 64  # fused attention kernels want aligned masks
         self.cache = engine.new_cache(self.batch * (2 if self.guided else 1), capacity, static=static)
 
     def _voices(self, utterances: Sequence[Utterance]) -> Tensor | None:
@@ -75,8 +78,20 @@ class JointRun:
 
     def advance(self, latent: Tensor) -> Tensor:
         """Feed the frame just drawn [B, D] (and text whose turn it is): hidden states [R, H] for the next one."""
-        joint = self.engine.embed_frame(latent, self.shift)
-        return self.engine.step(self.cache, self.both(joint))
+        if self._recorded is None:
+            return self.engine.step(self.cache, self.both(self.engine.embed_frame(latent, self.shift)))
+        self.cache.claim(1)
+        return self._recorded(latent)[0]
+
+    def record(self, latent: Tensor) -> None:
+        """Record the step as a CUDA graph; the run must be static and have begun. latent [B, D] is an example."""
+        cache = self.cache
+        self._recorded = RecordedStep(self._static_step, [latent], [cache.bias, cache.positions, cache.slot])
+
+    def _static_step(self, latent: Tensor) -> tuple[Tensor]:
+        opening = self.cache.open_static_step()
+        joint = self.both(self.engine.embed_frame(latent, self.shift))
+        return (self.engine.run_step(self.cache, joint, opening),)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these utterances only: rows [n] int64."""

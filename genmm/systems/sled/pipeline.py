@@ -87,7 +87,7 @@ class SledPipeline:
             raise CheckpointError(f"{folder}/config.json names the codec {kind!r}; known: {', '.join(CODECS)}")
         with torch.device("meta"):  # no random start for weights that are about to be read
             network = SledNetwork(SledConfig.from_dict(config["network"]))
-        network = network.to_empty(device="cpu")
+        network = network.to_empty(device="cpu").eval().requires_grad_(False)
         load_into(network, load_tensors(folder))
         pipeline = cls(
             network,
