@@ -11,7 +11,7 @@ import av
 
 from genmm.core.errors import GenmmError, LimitError, MediaError
 from genmm.core.limits import Limits
-from genmm.media.source import MediaSource
+from genmm.media.source import BUSY, MediaSource
 
 __all__ = [
     "DAMAGE",
@@ -88,7 +88,7 @@ def open_container(media: MediaSource) -> Iterator[Any]:
             media.reader(),
             options=options,
             metadata_errors="replace",
-            timeout=media.limits.decode_s,
+            timeout=BUSY * media.limits.decode_s,
             io_open=_refuse_second_file,
         ) as container:
             _check_streams(container, media)

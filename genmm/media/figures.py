@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from genmm.core.errors import UsageError
 from genmm.media.audio_write import as_samples
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Theme", "log_mel", "mel_picture", "sound_picture", "waveform_picture"]
+__all__ = ["Theme", "log_mel", "mel_filters", "mel_picture", "sound_picture", "waveform_picture"]
 
 DPI = 100
 MEL_BANDS = 80
@@ -87,23 +86,31 @@ def log_mel(signal: np.ndarray, sample_rate: int, *, columns: int, bands: int = 
 
     Shapes: signal [S] float32. Silence gives -80 throughout.
     """
-    from torchaudio.functional import melscale_fbanks
-
     size = max(64, 2 ** round(np.log2(max(1.0, WINDOW_S * sample_rate))))
     hop = max(1, round(HOP_S * sample_rate), len(signal) // columns)
     padded = np.pad(signal, (size // 2, size // 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]  # [T, size], a view
-    bands = min(bands, size // 8)
-    filters = melscale_fbanks(size // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)  # [size / 2 + 1, bands]
-    parts = []
-    for start in range(0, len(windows), WINDOWS_AT_A_TIME):
-        part = torch.from_numpy(windows[start : start + WINDOWS_AT_A_TIME] * np.hanning(size).astype(np.float32))
-        parts.append(torch.fft.rfft(part).abs().square() @ filters)
-    mel = torch.cat(parts)  # [T, bands]
+    shape = np.hanning(size).astype(np.float32)
+    filters = mel_filters(size // 2 + 1, sample_rate, min(bands, size // 8))  # [size / 2 + 1, bands]
+    parts = [
+        np.square(np.abs(np.fft.rfft(windows[start : start + WINDOWS_AT_A_TIME] * shape))) @ filters
+        for start in range(0, len(windows), WINDOWS_AT_A_TIME)
+    ]
+    mel = np.concatenate(parts).T  # [bands, T]
     loudest = float(mel.max())
     if loudest <= 0.0:
-        return np.full((bands, mel.shape[0]), -DYNAMICS_DB, np.float32)
-    return (10.0 * torch.log10((mel / loudest).clamp_min(10 ** (-DYNAMICS_DB / 10)))).T.numpy()
+        return np.full(mel.shape, -DYNAMICS_DB, np.float32)
+    levels = 10.0 * np.log10(np.maximum(mel / loudest, 10 ** (-DYNAMICS_DB / 10)))
+    return levels.clip(-DYNAMICS_DB, 0.0).astype(np.float32)
+
+
+def mel_filters(bins: int, sample_rate: int, bands: int) -> np.ndarray:
+    """Triangles of equal width on the HTK mel scale from 0 Hz to half the rate, peak 1: [bins, bands] float32."""
+    corners = 700.0 * (10 ** (np.linspace(0.0, _mel(sample_rate / 2), bands + 2) / 2595.0) - 1.0)  # Hz
+    hertz = np.linspace(0.0, sample_rate / 2, bins)[:, None]
+    rising = (hertz - corners[:-2]) / np.diff(corners)[:-1]
+    falling = (corners[2:] - hertz) / np.diff(corners)[1:]
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
 
 
 def _mono(samples: Any, sample_rate: int) -> np.ndarray:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from genmm.core.errors import ShapeError, UsageError
 
 __all__ = ["check_rates", "resample", "resampled_length"]
 
-Samples = TypeVar("Samples", np.ndarray, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Samples = TypeVar("Samples", np.ndarray, "Tensor")
 
 WIDTH = 64
 """Zero crossings of the sinc on each side."""
@@ -47,6 +48,8 @@ def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
     Source: torchaudio.functional.resample (Kaiser-windowed sinc). Differs for rates without a useful common divisor,
     whose kernel would not fit in memory: there the spectrum of blocks is cut or extended, which is as exact.
     """
+    import torch  # takes seconds, so only once it is needed
+
     check_rates(from_rate, to_rate)
     is_array = isinstance(samples, np.ndarray)
     signal = torch.from_numpy(np.ascontiguousarray(samples)) if is_array else samples
@@ -87,6 +90,8 @@ def _convert(signal: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 def _through_spectrum(signal: Tensor, old: int, new: int) -> Tensor:
     """Blocks of whole periods (`old` samples in, `new` out), so that both ends of each fall on samples exactly."""
+    import torch
+
     context = math.ceil(CONTEXT / min(old, new))  # periods
     inner = max(2 * context, math.ceil(BLOCK / max(old, new)))
     periods = inner + 2 * context
@@ -106,6 +111,8 @@ def _through_spectrum(signal: Tensor, old: int, new: int) -> Tensor:
 
 def _low_pass(periods: int, old: int, new: int) -> Tensor:
     """Gain per bin: 1 up to ROLLOFF of the lower Nyquist rate, then half a cosine down to 0 there. [bins] float64."""
+    import torch
+
     nyquist = periods * min(old, new) / 2
     place = (torch.arange(math.ceil(nyquist), dtype=torch.float64) / nyquist - ROLLOFF) / (1 - ROLLOFF)
     return 0.5 + 0.5 * torch.cos(math.pi * place.clamp(0, 1))

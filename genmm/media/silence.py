@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from genmm.core.errors import ShapeError, UsageError
 
 __all__ = ["sound_bounds", "trim_silence"]
 
-Samples = TypeVar("Samples", np.ndarray, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Samples = TypeVar("Samples", np.ndarray, "Tensor")
 
 WINDOW_S = 0.01
 """Level is measured over windows of this length."""
@@ -31,7 +33,7 @@ def sound_bounds(
         raise UsageError(f"threshold_db counts down from the loudest part and must be below 0, got {threshold_db}")
     if sample_rate < 1:
         raise UsageError(f"sample_rate must be at least 1 Hz, got {sample_rate!r}")
-    array = samples.detach().cpu().numpy() if isinstance(samples, Tensor) else samples
+    array = samples.detach().cpu().numpy() if hasattr(samples, "detach") else samples
     if array.ndim not in (1, 2):
         raise ShapeError(f"samples must be [S] or [C, S], got {array.shape}")
     if array.size == 0:

@@ -26,33 +26,39 @@ HEAD_BYTES = 64
 MEMORY_PER_FILE_BYTE = 10
 """What is held decoded in memory may be this many times `limits.file_bytes` (2 GB by default)."""
 
+BUSY = 10.0
+"""How many times longer than its processor time decoding may take by the clock on the wall."""
+
 _PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+:")  # two letters at least, so that C:\ stays a path
 
 
 class DecodeClock:
-    """Counts the wall-clock seconds spent in a decoder, without those that the caller spends between two frames."""
+    """Counts the seconds spent in a decoder, without those that the caller spends between two frames.
+
+    The limit holds for processor time of this thread, where all decoding happens, so that a busy machine refuses
+    nothing that an idle one reads; by the clock on the wall it is BUSY times as long.
+    """
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name = name
         self.limit_s = limits.decode_s
-        self._spent_s = 0.0
-        self._since: float | None = time.monotonic()
+        self._spent_s = (0.0, 0.0)  # processor, wall
+        self._since: tuple[float, float] | None = _now_s()
 
     def pause(self) -> None:
         """Stop counting while the caller works on what it was given."""
-        if self._since is not None:
-            self._spent_s += time.monotonic() - self._since
-            self._since = None
+        self._spent_s, self._since = self._sum_s(), None
 
     def resume(self) -> None:
         """Go on counting."""
         if self._since is None:
-            self._since = time.monotonic()
+            self._since = _now_s()
 
     @property
     def spent_s(self) -> float:
-        """Seconds counted so far."""
-        return self._spent_s + (0.0 if self._since is None else time.monotonic() - self._since)
+        """Seconds that count against the limit so far."""
+        processor_s, wall_s = self._sum_s()
+        return max(processor_s, wall_s / BUSY)
 
     def check(self) -> None:
         """Raises: LimitError when decoding has used up its time."""
@@ -61,6 +67,18 @@ class DecodeClock:
                 f"{self.name}: decoding took longer than {self.limit_s:g} s; cut the file into shorter parts, "
                 "or raise limits.decode_s if you trust it"
             )
+
+    def _sum_s(self) -> tuple[float, float]:
+        if self._since is None:
+            return self._spent_s
+        now_s = _now_s()
+        # A caller may go on in another thread, whose processor time started elsewhere.
+        processor_s = self._spent_s[0] + max(0.0, now_s[0] - self._since[0])
+        return processor_s, self._spent_s[1] + now_s[1] - self._since[1]
+
+
+def _now_s() -> tuple[float, float]:
+    return time.thread_time(), time.monotonic()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import GenmmError, MediaError, ShapeError, UsageError
@@ -52,7 +52,7 @@ def test_lossy_formats_keep_length_and_sound(make, tmp_path, form):
     assert 10 * np.log10((error**2).mean() / (samples**2).mean()) < -25
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(1, 3000),
     st.integers(1, 2),

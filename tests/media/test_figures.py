@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torchaudio.functional import melscale_fbanks
 
 from genmm.core.errors import MediaError, ShapeError, UsageError
-from genmm.media.figures import DARK, LIGHT, log_mel, mel_picture, sound_picture, waveform_picture
+from genmm.media.figures import DARK, LIGHT, log_mel, mel_filters, mel_picture, sound_picture, waveform_picture
 
 
 def colour(text: str) -> tuple[int, ...]:
@@ -41,6 +42,12 @@ def test_log_mel_finds_the_tone_and_its_time():
     assert (levels[:, :90] == -80).all()
     mel = 2595 * np.log10(1 + 1000 / 700) / (2595 * np.log10(1 + 8000 / 700)) * 81 - 1
     assert abs(levels[:, 150].argmax() - mel) <= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 48000])
+def test_mel_filters_agree_with_torchaudio(rate):
+    expected = melscale_fbanks(513, 0.0, rate / 2, 40, rate).numpy()
+    np.testing.assert_allclose(mel_filters(513, rate, 40), expected, atol=1e-4)
 
 
 def test_long_sounds_stay_small():

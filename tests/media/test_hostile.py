@@ -214,7 +214,7 @@ def test_the_whole_files_are_fine(whole_files, name):
     assert any(result is not None for result in results)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(min_size=1, max_size=400), st.sampled_from(BEGINNINGS))
 def test_random_bytes_behind_any_beginning_are_refused_or_read(body, beginning):
     for reader in READERS:

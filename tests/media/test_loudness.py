@@ -9,7 +9,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import MediaError, ShapeError, UsageError
@@ -102,7 +102,7 @@ def test_the_low_frequency_channel_does_not_count():
     assert integrated_loudness(samples, 16000) == integrated_loudness(quiet, 16000)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.floats(-60, 0), st.floats(-40, -5), st.booleans())
 def test_normalising_reaches_the_target_or_the_peak(level_db, target, as_tensor):
     samples = sine(level_db, 1.0, 16000).astype(np.float32)

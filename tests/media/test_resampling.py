@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import ShapeError, UsageError
@@ -18,7 +18,7 @@ def sine(hertz: float, rate: int, count: int) -> torch.Tensor:
     return torch.sin(2 * math.pi * hertz * torch.arange(count, dtype=torch.float64) / rate)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(1, 3000),
     st.sampled_from([8000, 11025, 16000, 22050, 24000, 44100, 48000, 96000, 192000]),
@@ -67,7 +67,7 @@ def test_both_ways_agree_inside_the_band(from_rate, to_rate, monkeypatch):
     torch.testing.assert_close(spectral[0, 0, edge:-edge], polyphase[edge:-edge], atol=2e-5, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 300), st.integers(100, 192000), st.sampled_from([8000, 16000, 44100]))
 def test_any_pair_of_rates_is_converted(count, from_rate, to_rate):
     converted = resample(np.ones((1, count), np.float32), from_rate, to_rate)

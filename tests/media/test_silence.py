@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import ShapeError, UsageError
@@ -14,7 +14,7 @@ from genmm.media.silence import sound_bounds, trim_silence
 RATE = 16000
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 30000), st.integers(200, 8000), st.integers(0, 30000), st.integers(1, 2), st.floats(0.01, 1.0))
 def test_sound_is_kept_with_its_edges_and_the_rest_is_cut(before, count, after, channels, level):
     samples = np.zeros((channels, before + count + after), np.float32)

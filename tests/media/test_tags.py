@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import MediaError, UsageError
@@ -18,6 +18,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(STANDARD_TAGS[:-1]), text),
     st.dictionaries(text.filter(lambda key: key not in STANDARD_TAGS), json_values, min_size=1, max_size=4),
@@ -34,6 +35,7 @@ def test_a_plain_comment_stays_text_and_travels_with_other_keys():
     assert pack_tags(None) == pack_tags({}) == {}
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=40))
 def test_strange_comments_never_fail(comment):
     assert isinstance(unpack_tags({"comment": "{" + comment}), dict)
@@ -41,7 +43,7 @@ def test_strange_comments_never_fail(comment):
 
 
 def test_deep_comments_stay_text():
-    comment = '{"a":' + "[" * 100_000
+    comment = '{"a":' + "[" * 20_000
     assert unpack_tags({"comment": comment}) == {"comment": comment}
 
 
