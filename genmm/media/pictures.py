@@ -18,7 +18,7 @@ PIXEL_SHAPES = (0.1, 10.0)
 NEARLY_SQUARE = 0.02
 """Pixels this close to square are left as they are, rather than blurred by a resampling that nobody would see."""
 
-_SAME = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_SAME = Interpolation.BICUBIC  # without further flags FFmpeg takes its fast path, three times as fast
 _SMALLER = Interpolation.AREA | Interpolation.ACCURATE_RND
 
 
