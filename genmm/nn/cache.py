@@ -93,24 +93,25 @@ class KeyValueCache:
         self.slot += 1
 
     def open_block(self, real: Tensor) -> Opening:
-        """Make room for L positions, some of which are padding for some rows: real [R, L] bool.
+        """Make room for L positions, some of which are padding for some rows: real [n, L] bool.
 
-        The new queries see earlier real keys, and each one itself, so no softmax is empty.
+        With n < R only the first n rows take part, and the block is padding for the others. The new queries see earlier
+        real keys, and each one itself, so no softmax is empty.
         """
-        new = real.shape[1]
+        rows, new = real.shape
         self.claim(new)
         first, seen = self.length - new, self.capacity if self.static else self.length
-        positions = (self.positions + real.cumsum(1) - 1).clamp_min(0)
-        self.bias[:, 0, 0, first : self.length] = torch.where(real, 0.0, FAR).to(self.bias.dtype)
-        self.has_gaps = self.has_gaps or not bool(real.all())
+        positions = (self.positions[:rows] + real.cumsum(1) - 1).clamp_min(0)
+        self.bias[:rows, 0, 0, first : self.length] = torch.where(real, 0.0, FAR).to(self.bias.dtype)
+        self.has_gaps = self.has_gaps or rows < self.rows or not bool(real.all())
         later = torch.ones(new, seen, dtype=torch.bool, device=real.device).triu(first + 1)
-        bias = self.bias[..., :seen].masked_fill(later, FAR)
+        bias = self.bias[:rows, :, :, :seen].masked_fill(later, FAR)
         torch.diagonal(bias, offset=first, dim1=2, dim2=3).zero_()
-        return self._opening(positions, bias, self.memory[:, :, :, first : self.length], seen)
+        return self._opening(positions, bias, self.memory[:, :rows, :, first : self.length], seen)
 
     def close_block(self, real: Tensor) -> None:
-        """End a block opened by `open_block`: real [R, L] bool."""
-        self.positions += real.sum(1, keepdim=True)
+        """End a block opened by `open_block`: real [n, L] bool."""
+        self.positions[: len(real)] += real.sum(1, keepdim=True)
         self.slot += real.shape[1]
 
     def write(self, opening: Opening, layer: int, pairs: Tensor) -> None:
@@ -122,7 +123,7 @@ class KeyValueCache:
             opening.places[layer].copy_(pairs)
 
     def _opening(self, positions: Tensor, bias: Tensor | None, places: Tensor | None, seen: int) -> Opening:
-        whole = self.memory[:, :, :, :seen]
+        whole = self.memory[:, : len(positions), :, :seen]
         keys, values = whole[:, :, : self.kv_heads].unbind(0), whole[:, :, self.kv_heads :].unbind(0)
         return Opening(positions, bias, None if places is None else places.unbind(0), keys, values)
 

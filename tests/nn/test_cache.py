@@ -43,6 +43,17 @@ def test_what_is_written_is_read():
         torch.testing.assert_close(values, -keys)
 
 
+def test_rows_may_sit_a_block_out():
+    cache = KeyValueCache(1, 3, 2, 4, 8)
+    opening = cache.open_block(torch.tensor([[True, True]]))
+    cache.write(opening, 0, torch.full((1, 2, 4, 4), 5.0))
+    cache.close_block(torch.tensor([[True, True]]))
+    assert cache.positions.flatten().tolist() == [2, 0, 0]
+    opening = cache.open_step()
+    assert (opening.bias == 0).flatten(1).tolist() == [[True] * 3, [False, False, True], [False, False, True]]
+    assert cache.memory[0, 1:].abs().sum() == 0
+
+
 def test_static_and_growing_cache_hold_the_same():
     real = torch.tensor([[True, False, True]])
     grown, static = KeyValueCache(2, 1, 2, 4, 1), KeyValueCache(2, 1, 2, 4, 8, static=True)

@@ -193,6 +193,8 @@ def test_precision_changes_little_and_is_in_the_recipe(make_pipeline):
     np.testing.assert_allclose(packed.samples[0], plain.samples[0], atol=0.05)
     small = pipeline.to(dtype="bfloat16").generate("one", seed=3, settings=SHORT)
     assert small.settings["precision"] == "bfloat16 live" and np.isfinite(small.samples[0]).all()
+    with pytest.raises(UsageError, match="CUDA device"):
+        pipeline.to(graphs=True)
 
 
 def test_parts_that_do_not_fit_are_refused(make_network, tiny_codec, tiny_tokenizer):

@@ -101,12 +101,13 @@ class DecodeEngine:
     def extend(self, cache: KeyValueCache, joint: Tensor, real: Tensor) -> Tensor:
         """Feed L positions and give back the hidden state at the last real one of each row.
 
-        Shapes: joint [R, L, H] after the joint norm, real [R, L] bool with at least one True in a row. Returns: [R, H].
+        Shapes: joint [n, L, H] after the joint norm, real [n, L] bool for the first n rows of the cache; the others sit
+        the block out. Returns: [n, H], without meaning for a row that has nothing real in the block.
         """
         hidden = self._run(cache, joint, cache.open_block(real))
         cache.close_block(real)
         steps = torch.arange(real.shape[1], device=real.device)
-        last = torch.where(real, steps, -1).amax(1)
+        last = torch.where(real, steps, 0).amax(1)
         return hidden[torch.arange(len(last), device=last.device), last]
 
     def step(self, cache: KeyValueCache, joint: Tensor) -> Tensor:

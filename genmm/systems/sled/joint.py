@@ -123,7 +123,13 @@ class OfflineRun(JointRun):
             real[0, row, first:] = True
             real[1, row, end - 1 :] = True  # </s> and the prompt
         joint = network.join(embedded, self.shift)
-        return self.engine.extend(self.cache, self.both(joint), real.flatten(0, 1) if self.guided else real[0])
+        if not self.guided:
+            return self.engine.extend(self.cache, joint, real[0])
+        # The unconditional rows see nothing before the earliest </s>, so they sit out the first block.
+        first = longest - 1 - max(map(_frames, self.prompts))
+        if first:
+            self.engine.extend(self.cache, joint[:, :first], real[0, :, :first])
+        return self.engine.extend(self.cache, self.both(joint[:, first:]), real[:, :, first:].flatten(0, 1))
 
 
 class StreamingRun(JointRun):

@@ -66,6 +66,7 @@ class SledPipeline:
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
         self.engine = DecodeEngine(network)
         self._fingerprint: str | None = None
+        self._graphs = False
 
     # ------------------------------------------------------------ folders and devices
 
@@ -108,15 +109,20 @@ class SledPipeline:
         dtype: str | torch.dtype | None = None,
         *,
         packing: Packing = "live",
+        graphs: bool = False,
     ) -> SledPipeline:
         """Move to a device and number format, in place; the codec stays float32. None keeps what there is.
 
         packing="float16" or "int8" packs the weights of a float32 network on a CPU into fewer bytes, which is faster.
+        graphs=True plays steps back as CUDA graphs, which is faster on a GPU once speech is longer than a few seconds.
         Raises: UsageError for a device, format or packing that this machine cannot run.
         """
         weight = self.network.z_proj.weight
         place = weight.device if device is None else choose_device(device)
         number = weight.dtype if dtype is None else choose_dtype(dtype, place)
+        if graphs and place.type != "cuda":
+            raise UsageError(f"graphs need a CUDA device, the model is on {place}; leave graphs off")
+        self._graphs = graphs
         self.network.to(place, number)
         if isinstance(self.codec, torch.nn.Module):
             self.codec.to(place, torch.float32)
@@ -223,7 +229,7 @@ class SledPipeline:
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         started = time.perf_counter()
-        studio, planner = Studio(self.engine, self.codec), self._planner()
+        studio, planner = Studio(self.engine, self.codec, self._graphs), self._planner()
         plans = [_attempt(errors, planner.plan, number, request) for number, request in enumerate(requests)]
         tasks = [task for plan in plans if isinstance(plan, Plan) for task in plan.tasks]
         spoken = iter(studio.speak(tasks, batch_size, cancel, on_event))
@@ -262,7 +268,7 @@ class SledPipeline:
         request = _request("" if live_text else text, voice, guidance, temperature, seed, seeds, takes, settings)
         planner = self._planner()
         plan = planner.plan(0, request) if live_text is None else planner.plan_live(request, live_text)
-        studio = Studio(self.engine, self.codec)
+        studio = Studio(self.engine, self.codec, self._graphs)
         by_part = [[task for task in plan.tasks if task.line.part == part] for part in range(len(plan.parts))]
         for event in studio.live(by_part, first_piece_s, piece_s, cancel):
             if not isinstance(event, LiveTakes):

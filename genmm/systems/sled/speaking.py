@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -55,12 +55,6 @@ class Task:
             draw_merge=settings.draw_merge,
         )
 
-    @property
-    def expected_frames_s(self) -> float:
-        """Estimated seconds of work, prompt and text included, for sorting."""
-        return expected_s(self.line.text)
-
-
 @dataclass
 class Spoken:
     """A line that has been spoken."""
@@ -77,7 +71,12 @@ class Studio:
 
     engine: DecodeEngine
     codec: LatentCodec
+    graphs: bool = False
+    """Whether steps are played back as CUDA graphs."""
     timings: dict[str, float] = field(default_factory=dict)
+
+    def _sampling(self, task: Task) -> SamplingOptions:
+        return replace(task.sampling(), static=self.graphs)
 
     def _spend(self, name: str, since: float) -> None:
         self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - since
@@ -113,7 +112,7 @@ class Studio:
         utterances = [task.utterance(attempt, self.codec.frame_rate) for task in tasks]
         frames: list[list[Tensor]] = [[] for _ in tasks]
         reasons: dict[int, StopReason] = {}
-        for written in generate_latents(self.engine, utterances, tasks[0].sampling(), cancel=cancel):
+        for written in generate_latents(self.engine, utterances, self._sampling(tasks[0]), cancel=cancel):
             for row, latents in written.frames.items():
                 frames[row].append(latents)
             reasons |= written.ended
@@ -152,7 +151,7 @@ class Studio:
             for take, task in zip(takes, tasks, strict=True):
                 take.sound.begin_part(task.prompt)
             utterances = [task.utterance(0, self.codec.frame_rate) for task in tasks]
-            for written in generate_latents(self.engine, utterances, tasks[0].sampling(), cancel=cancel):
+            for written in generate_latents(self.engine, utterances, self._sampling(tasks[0]), cancel=cancel):
                 meter.add(sum(map(len, written.frames.values())))
                 yield from events
                 events.clear()
@@ -226,7 +225,8 @@ class Meter:
 
 def batches(tasks: Sequence[Task], waiting: Sequence[int], batch_size: int) -> list[list[int]]:
     """Split lines into batches of like sampling options and like length."""
-    order = sorted(waiting, key=lambda index: (repr(tasks[index].sampling()), tasks[index].expected_frames_s, index))
+    seconds = {index: expected_s(tasks[index].line.text) for index in waiting}
+    order = sorted(waiting, key=lambda index: (repr(tasks[index].sampling()), seconds[index], index))
     found: list[list[int]] = []
     for index in order:
         if found and len(found[-1]) < batch_size and tasks[found[-1][0]].sampling() == tasks[index].sampling():
