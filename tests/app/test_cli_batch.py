@@ -107,7 +107,7 @@ def started(tiny_sled, tmp_path, rows: int) -> subprocess.Popen:
     line = [sys.executable, "-m", "app.cli", "batch", "speech", "--manifest", str(manifest), "--out"]
     line += [str(tmp_path / "out"), "--model", str(tiny_sled), "--batch-size", "4", "--device", "cpu"]
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    results, deadline = tmp_path / "out" / "results.jsonl", time.monotonic() + 100
+    results, deadline = tmp_path / "out" / "results.jsonl", time.monotonic() + 240
     while not results.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert results.exists(), process.communicate(timeout=5)
@@ -115,6 +115,7 @@ def started(tiny_sled, tmp_path, rows: int) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 @pytest.mark.parametrize(("number", "code", "text"), [
     (signal.SIGTERM, 143, "finishing the batch in flight"),
