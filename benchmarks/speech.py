@@ -12,7 +12,7 @@ from benchmarks.decoding import decoding_section
 from benchmarks.speaking import batch_section, memory_section, streaming_section
 from benchmarks.tables import Report, Section
 from genmm.core.devices import choose_device, describe_machine
-from genmm.core.errors import CheckpointError, GenmmError, MissingDependencyError
+from genmm.core.errors import Cancelled, CheckpointError, GenmmError
 
 DESCRIPTION = """\
 Measure speech on this machine: decoding at the size of the released model against a
@@ -63,10 +63,12 @@ def measure(args: argparse.Namespace) -> Report:
 
 
 def _run(title: str, action: Callable[[], Section]) -> Section:
-    """A section, or the reason why it could not be measured; running out of anything ends the whole run."""
+    """A section, or the reason why it could not be measured, so that the others are not lost."""
     try:
         return action()
-    except (CheckpointError, MissingDependencyError) as error:
+    except Cancelled:
+        raise
+    except GenmmError as error:
         return Section(title, "", skipped=str(error))
 
 

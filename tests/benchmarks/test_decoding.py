@@ -6,6 +6,7 @@ import torch
 from benchmarks.bandwidth import SIDE, matrix_vector_bandwidth
 from benchmarks.decoding import (
     CPU_VARIANTS,
+    CUDA_VARIANTS,
     RELEASED,
     bytes_per_step,
     decode,
@@ -85,7 +86,14 @@ def test_the_quick_section_has_all_its_rows():
     rows = {row.item: row for row in section.rows}
     for variant in CPU_VARIANTS:
         row = rows[f"ours, {variant.name}"]
-        assert row.peer == rows["original, float32"].ours and row.limit > 0 and row.goal == variant.goal
+        assert row.peer == rows["original, float32"].ours and row.limit > 0
+        assert row.goal is None  # a small size says nothing about the goals
     assert rows["ours, int8 weights"].limit == pytest.approx(4 * rows["ours, float32"].limit)
     assert rows["error of latents, int8 weights"].ours > 0
     assert rows["original, bfloat16"].limit == pytest.approx(2 * rows["original, float32"].limit)
+
+
+def test_the_goals_are_those_of_the_released_size():
+    goals = {variant.name: variant.goal for variant in (*CPU_VARIANTS, *CUDA_VARIANTS)}
+    assert goals["int8 weights"] == 3.0 and goals["bfloat16, CUDA graphs"] == 20.0
+    assert [variant.goal for variant in CPU_VARIANTS if variant.name == "float32"] == [1.7]
