@@ -5,7 +5,8 @@ Letters: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -99,20 +100,28 @@ def check_packing(packing: Packing, device: torch.device, dtype: torch.dtype) ->
         raise UsageError(f"{packing} weights need the FBGEMM kernels, which this build of torch lacks; use live")
 
 
+@contextmanager
+def _fbgemm() -> Iterator[None]:
+    """The FBGEMM engine while packing; which one packs is a global choice of torch, running needs none."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
 def _pack_float16(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
-    return torch.ops.quantized.linear_prepack_fp16(weight, bias)
+    with _fbgemm():
+        return torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
 
 def _pack_int8(weight: Tensor, bias: Tensor | None) -> torch.ScriptObject:
     scales = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
     zeros = torch.zeros(len(scales), dtype=torch.int64)
     quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"
-    try:
+    with _fbgemm():
         return torch.ops.quantized.linear_prepack(quantised, bias)
-    finally:
-        torch.backends.quantized.engine = before
 
 
 _PACKERS = {"float16": _pack_float16, "int8": _pack_int8}
