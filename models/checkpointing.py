@@ -157,9 +157,10 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.global_step == 0:
             return
-        if self._due(trainer):
+        due = self._due(trainer)
+        self._save_if_best(trainer)  # first, so that last.ckpt knows of it
+        if due:
             self.save_last(trainer)
-        self._save_if_best(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._give_signals_back()

@@ -226,6 +226,14 @@ def config_changes(old: Any, new: Any, place: str = "") -> list[str]:
     return [] if old == new else [f"{place}: {old} -> {new}"]
 
 
+def from_lightning(error: Exception) -> bool:
+    """Whether Lightning itself raised the error, which it does for settings that do not fit the data."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and "pytorch_lightning" in last.tb_frame.f_code.co_filename
+
+
 def be_quiet() -> None:
     """Leave out messages of Lightning that advertise, or warn of what does not apply here."""
     texts = ("does not have many workers", "Experiment logs directory", "LeafSpec", "callbacks used to create")
@@ -246,8 +254,10 @@ def train(subcommand: str, argv: Sequence[str]) -> int:
         Session(subcommand, argv)
     except ArgumentError as error:
         raise ConfigError(readable(str(error))) from error
-    except MisconfigurationException as error:
-        raise ConfigError(str(error)) from error
+    except (MisconfigurationException, ValueError) as error:
+        if isinstance(error, GenmmError) or not from_lightning(error):
+            raise
+        raise ConfigError(" ".join(str(error).split())) from error
     finally:
         if not started_by_lightning:
             os.environ.pop(RUN_NAME, None)

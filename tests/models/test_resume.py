@@ -25,6 +25,8 @@ from models.optim import OptimConfig
 from models.toy import ToyTask
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST_S = 240
+"""Most seconds that one training process of these tests may take, on a busy machine."""
 STEPS = 26
 """Epochs have 11 batches and validation comes after every 4, so saves fall before, after and between both."""
 
@@ -89,7 +91,7 @@ def straight(tmp_path_factory) -> tuple[Path, dict]:
     return folder, train(folder)
 
 
-EVERY_STEP = [pytest.param(step, marks=() if step in (3, 4, 11, 15, 22) else pytest.mark.slow) for step in range(1, 26)]
+EVERY_STEP = [pytest.param(step, marks=() if step in (3, 4, 11, 19, 22) else pytest.mark.slow) for step in range(1, 26)]
 
 
 @pytest.mark.parametrize("step", EVERY_STEP)
@@ -151,12 +153,15 @@ def start(folder: Path, name: str, *more: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> None:
-    said = process.communicate(timeout=110)[1]
+    try:
+        said = process.communicate(timeout=LONGEST_S)[1]
+    finally:
+        process.kill()
     assert process.returncode == 0, said
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(4 * LONGEST_S)
 def test_kill_nine_and_resume_gives_the_same_bits(tmp_path):
     """Twice killed without warning, at whatever point the run happened to be, then finished."""
     finish(start(tmp_path, "straight"))
@@ -164,7 +169,7 @@ def test_kill_nine_and_resume_gives_the_same_bits(tmp_path):
     for more in ((), ("--resume",)):
         process = start(tmp_path, "killed", *more)
         before = last.stat().st_mtime_ns if last.exists() else 0
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + LONGEST_S
         while time.monotonic() < deadline and process.poll() is None:
             if last.exists() and last.stat().st_mtime_ns != before:
                 break
@@ -183,10 +188,10 @@ def test_kill_nine_and_resume_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(3 * LONGEST_S)
 def test_two_processes_train_together_and_resume(tmp_path):
     """Gloo on this machine: both ranks end with the weights that one straight run of both ranks has."""
-    both = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps")
+    both = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.val_check_interval=3", "--trainer.max_steps")
     finish(start(tmp_path, "straight", *both, "20"))
     finish(start(tmp_path, "parts", *both, "9"))
     finish(start(tmp_path, "parts", *both, "20", "--resume"))
