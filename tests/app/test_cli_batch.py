@@ -106,7 +106,9 @@ def started(tiny_sled, tmp_path, rows: int) -> subprocess.Popen:
     manifest.write_text("".join(json.dumps({"id": f"u{n:04d}", "text": "seven " * 20}) + "\n" for n in range(rows)))
     line = [sys.executable, "-m", "app.cli", "batch", "speech", "--manifest", str(manifest), "--out"]
     line += [str(tmp_path / "out"), "--model", str(tiny_sled), "--batch-size", "4", "--device", "cpu"]
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A background shell starts its children with SIGINT ignored; a person's terminal does not.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard)
     results, deadline = tmp_path / "out" / "results.jsonl", time.monotonic() + 240
     while not results.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
