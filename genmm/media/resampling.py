@@ -24,7 +24,7 @@ BETA = 14.769656459379492
 """Shape of the Kaiser window. These three measure -100 dB aliasing and 105 dB signal to noise from 44.1 to 16 kHz up to
 7 kHz; torchaudio's own defaults reach 15 dB there, at the same speed."""
 
-MAX_KERNEL = 1_000_000
+MAX_KERNEL = 3_000_000
 """Largest polyphase kernel, in taps. 44.1 <-> 48 kHz needs 0.07 million; 44 099 -> 16 000 Hz would need 720 million
 (2.9 GB), so such rates go through the spectrum instead."""
 

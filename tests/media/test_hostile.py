@@ -24,8 +24,8 @@ from genmm.media.video import Video, iter_frames, probe, read_video
 
 READERS = (read_audio, read_video, iter_frames, probe, read_image, read_tags)
 
-WALL_S = 30.0
-"""A whole file, on a machine that is busy with other things."""
+WORK_S = 10.0
+"""Processor seconds for one file; a hang is ended by pytest's own timeout."""
 
 PLAYLISTS = {
     "ffconcat": "ffconcat version 1.0\nfile neighbour.mp4\n",
@@ -167,7 +167,7 @@ def whole_files(make) -> dict[str, bytes]:
 
 def outcome(reader, data: bytes):
     """What a reader makes of damaged data: a result that is checked, or None for one of our errors."""
-    begin = time.monotonic()
+    begin = time.thread_time()
     try:
         result = reader(data, limits=Limits(decode_s=10, audio_s=600, video_s=600, image_pixels=4_000_000))
         if reader is iter_frames:
@@ -177,7 +177,7 @@ def outcome(reader, data: bytes):
     except GenmmError as error:
         assert str(error)
         result = None
-    assert time.monotonic() - begin < WALL_S
+    assert time.thread_time() - begin < WORK_S
     if isinstance(result, Video):
         result = result.audio
     if isinstance(result, Audio):
@@ -191,7 +191,7 @@ BEGINNINGS = (b"", b"RIFF\x10\0\0\0WAVEfmt ", b"OggS", b"fLaC", b"ID3\x04\0\0", 
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=12)
 
 
-@pytest.mark.filterwarnings("ignore:Truncated File Read")
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cut=st.floats(0, 1), damage=flips, front=st.booleans())
@@ -224,10 +224,10 @@ def test_random_bytes_behind_any_beginning_are_refused_or_read(body, beginning):
 def test_junk_of_many_megabytes_is_given_up_soon():
     junk = np.random.default_rng(0).integers(0, 256, 20_000_000, dtype=np.uint8).tobytes()
     for reader in (read_audio, probe, read_image):
-        begin = time.monotonic()
+        begin = time.thread_time()
         with pytest.raises(MediaError):
             reader(junk)
-        assert time.monotonic() - begin < WALL_S
+        assert time.thread_time() - begin < WORK_S
 
 
 @pytest.mark.parametrize("claim", [0, 1, 799, 2**31, 2**32 - 1])

@@ -14,7 +14,7 @@ from genmm.media.image import read_image
 from genmm.media.tag_reader import read_tags
 from genmm.media.video import Video, iter_frames, probe, read_video
 
-WALL_S = 30.0
+WORK_S = 10.0
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +29,13 @@ def read_all(path: Path) -> dict[str, object]:
     results: dict[str, object] = {}
     readers = {"audio": read_audio, "video": read_video, "image": read_image, "probe": probe, "tags": read_tags}
     for name, reader in readers.items():
-        begin = time.monotonic()
+        begin = time.thread_time()
         try:
             results[name] = reader(path)
         except GenmmError as error:
             results[name] = error
             assert str(error) and str(path.parent) not in str(error)
-        assert time.monotonic() - begin < WALL_S, f"{path.name}: {name}"
+        assert time.thread_time() - begin < WORK_S, f"{path.name}: {name}"
     return results
 
 
