@@ -12,18 +12,29 @@ from typing import Any
 import gradio as gr
 
 from app.web.batch_work import COLUMNS, MAX_ROWS, Batch, make_batch, pack, run, table
-from app.web.controls import RunButtons, idle_html, model_choice, note_html, parse_seeds, progress_html
-from app.web.messages import plain_message, reported
+from app.web.controls import (
+    RunButtons,
+    failed_html,
+    idle_html,
+    model_choice,
+    note_html,
+    parse_seeds,
+    progress_html,
+    waiting_html,
+)
+from app.web.markup import chip_html, table_html
+from app.web.messages import escape, plain_message, reported
 from app.web.runs import stream_work
+from app.web.speech_view import stop_text
 from app.web.speech_work import SYSTEM
-from app.web.tab import DEVICE, Page, Receiver
+from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
+from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished
 from genmm.core.seeds import fresh_seed
 
 __all__ = ["BatchTab"]
 
-QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 EXAMPLE = "Seven four one.\nThe next train leaves at a quarter past five.\nPlease hold the line."
 HELP = """
 A manifest has one JSON object a line. `id` and `text` are needed; `voice` (a name), `seed`, `guidance`, `temperature`
@@ -82,16 +93,7 @@ class BatchTab:
 
     def _draw_result(self) -> None:
         self.progress = gr.HTML(idle_html("Progress and results appear here.", wave=True))
-        self.table = gr.Dataframe(
-            headers=list(COLUMNS),
-            datatype="str",
-            interactive=False,
-            wrap=True,
-            visible=False,
-            label="Results",
-            buttons=[],
-            max_height=460,
-        )
+        self.table = gr.HTML(visible=False)
         self.archive = gr.DownloadButton("Download all as zip", visible=False, size="sm")
 
     @property
@@ -99,17 +101,15 @@ class BatchTab:
         return [self.progress, self.table, self.archive, self.batch, self.resume, *self.buttons.both]
 
     def _connect(self) -> None:
-        device: dict[str, Any] = {
-            "api_visibility": "private", "show_progress": "minimal", "show_progress_on": self.progress, **DEVICE,
-        }  # fmt: skip
         fields = [self.texts, self.manifest, self.model, self.seed, self.batch]
-        begin = self.buttons.start.click(self._begin, fields, [self.batch, *self.buttons.both], **QUIET)
-        first = begin.success(self._run, self.batch, self._outputs, **device)
-        again = self.resume.click(RunButtons.busy, outputs=self.buttons.both, **QUIET)
-        rest = again.success(self._run, self.batch, self._outputs, **device)
+        begin = self.buttons.start.click(self._begin, fields, [self.batch, self.progress, *self.buttons.both], **QUICK)
+        first = begin.success(self._run, self.batch, self._outputs, **page_event(self.key))
+        again = self.resume.click(self._again, outputs=[self.progress, *self.buttons.both], **SILENT)
+        rest = again.success(self._run, self.batch, self._outputs, **page_event(self.key))
         for event in (first, rest):
-            event.then(RunButtons.ready, outputs=self.buttons.both, **QUIET)
-        self.buttons.cancel.click(self._cancel, self.batch, self._outputs, cancels=[first, rest], **QUIET)
+            event.then(RunButtons.ready, outputs=self.buttons.both, **SILENT)
+            event.failure(failed_html, outputs=self.progress, **SILENT)
+        self.buttons.cancel.click(self._cancel, self.batch, self._outputs, **SILENT)
 
     # ------------------------------------------------------------ work
 
@@ -120,7 +120,10 @@ class BatchTab:
         with reported(self.key):
             batch = self._make(texts, manifest, model, seed)
             self._forget(old)
-            return batch, *RunButtons.busy()
+            return batch, *self._again()
+
+    def _again(self) -> tuple[Any, ...]:
+        return waiting_html(self.page), *RunButtons.busy()
 
     def _make(self, texts: str, manifest: str | None, model: str | None, seed: str) -> Batch:
         seeds = parse_seeds(seed, 1)
@@ -177,15 +180,16 @@ class BatchTab:
 
     def _rows(self, batch: Batch) -> Any:
         rows = table(batch)
-        for row in rows:
-            row[-1] = plain_message(row[-1])
-        return gr.update(value=rows, visible=bool(rows))
+        return gr.update(value=rows_html(rows), visible=bool(rows))
 
-    def _cancel(self, request: gr.Request, batch: Batch | None) -> dict[Any, Any]:
-        self.server.runs.cancel(str(request.session_hash), self.key)
-        start, cancel = RunButtons.ready()
-        ended = self._ended(dataclasses.replace(batch, report=None)) if batch is not None else {}
-        return {**ended, self.buttons.start: start, self.buttons.cancel: cancel}
+    async def _cancel(self, request: gr.Request, batch: Batch | None) -> dict[Any, Any]:
+        """Ask the run to stop; it shows what it has made, and the buttons change, when it has."""
+        withdrawn = await self.page.cancel(str(request.session_hash), self.key)
+        note = "Stopped before it began." if withdrawn else "Stopping after the texts that are being spoken."
+        return {
+            self.progress: note_html(note, "stopped"),
+            self.resume: gr.update(visible=bool(withdrawn and batch)),
+        }
 
     def _forget(self, batch: Batch | None) -> None:
         if batch is not None:
@@ -251,3 +255,16 @@ class BatchTab:
     def receivers(self) -> Sequence[Receiver]:
         """The tab takes nothing from others."""
         return ()
+
+
+def rows_html(rows: Sequence[Sequence[Any]]) -> str:
+    """The table of finished items."""
+    return table_html(("Id", "State", "Seconds", "Text understood", "Seed"), [_cells(row) for row in rows])
+
+
+def _cells(row: Sequence[Any]) -> list[str]:
+    name, state, seconds, ended, seed, text, problem = row
+    kind = "bad" if state == "failed" else "good" if ended == "stop" else "plain"
+    shown = state if state == "failed" or ended == "stop" else stop_text(ended)
+    said = f'<span class="gm-wrap">{plain_message(problem) if problem else escape(text)}</span>'
+    return [escape(name), chip_html(shown, kind), f"{seconds:.2f}" if problem == "" else "", said, escape(seed)]

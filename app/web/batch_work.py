@@ -16,7 +16,7 @@ from app.web.speech_work import SYSTEM
 from app.web.storage import Storage
 from genmm.batch.manifest import read_manifest
 from genmm.batch.plan import make_plan
-from genmm.batch.results_log import FAILED, Record, read_records
+from genmm.batch.results_log import Record, read_records
 from genmm.batch.runner import BatchReport, run_batch
 from genmm.batch.speech import SpeechTask
 from genmm.batch.task import row_fields
@@ -31,7 +31,7 @@ MAX_ROWS = 500
 """Rows of one batch on the page; the command line has no such limit."""
 BATCH_SIZE = 4
 """Items made together: progress is seen, and a cancel is felt, after every batch."""
-COLUMNS = ("id", "state", "seconds", "ended", "seed", "what went wrong")
+COLUMNS = ("id", "state", "seconds", "stop_reason", "seed", "text_spoken", "error")
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,13 @@ def _check(batch: Batch, pool: ModelPool) -> None:
 
 
 def _row(record: Record) -> list[Any]:
-    failed = record.status == FAILED
-    seconds = record.facts.get("seconds", "")
-    ended = record.facts.get("stop_reason", "")
+    facts = record.facts
     return [
         record.id,
-        "failed" if failed else "done",
-        round(seconds, 2) if isinstance(seconds, float) else seconds,
-        ended,
+        record.status,
+        float(facts.get("seconds", 0.0)),
+        str(facts.get("stop_reason", "")),
         str(record.seed),
-        (record.error or {}).get("text", "") if failed else "",
+        str(facts.get("text_spoken", "")),
+        str((record.error or {}).get("text", "")),
     ]

@@ -11,6 +11,7 @@ import gradio as gr
 
 from app.web.messages import escape
 from app.web.pool import ModelPool
+from app.web.tab import QUICK, SILENT, Page
 from genmm.core.errors import DataError, UsageError
 from genmm.core.events import Progress
 from genmm.core.results import read_recipe
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_TAKES",
     "RunButtons",
     "SeedControl",
+    "failed_html",
     "idle_html",
     "model_choice",
     "note_html",
@@ -27,6 +29,7 @@ __all__ = [
     "progress_html",
     "recipe_of_upload",
     "takes_choice",
+    "waiting_html",
 ]
 
 MAX_TAKES = 4
@@ -76,10 +79,8 @@ class SeedControl:
                 self.fresh = gr.Button("New each time", size="sm")
                 self.reuse = gr.Button("Reuse last", size="sm")
         self.last = gr.State(())
-        self.fresh.click(lambda: "", outputs=self.box, queue=False, api_visibility="private", show_progress="hidden")
-        self.reuse.click(
-            _last_seeds, self.last, self.box, queue=False, api_visibility="private", show_progress="hidden"
-        )
+        self.fresh.click(lambda: "", outputs=self.box, **SILENT)
+        self.reuse.click(_last_seeds, self.last, self.box, **QUICK)
 
 
 def _last_seeds(seeds: Sequence[int]) -> str:
@@ -152,6 +153,18 @@ def progress_html(progress: Progress) -> str:
 def note_html(text: str, kind: str = "done") -> str:
     """One line about how a run ended; `kind` is done, stopped or problem."""
     return f'<div class="gm-note gm-note-{escape(kind)}" role="status">{escape(text)}</div>'
+
+
+def failed_html() -> str:
+    """The line after an error; the message itself is shown by the browser on its own."""
+    return note_html("Not done; see the message.", "problem")
+
+
+def waiting_html(page: Page) -> str:
+    """What is shown from the click until the work begins."""
+    before = page.waiting() + len(page.server.runs.active())
+    jobs = "1 job" if before == 1 else f"{before} jobs"
+    return progress_html(Progress(0, None, "", f"Waiting for {jobs} before yours" if before else "Starting"))
 
 
 def idle_html(text: str, *, wave: bool = False) -> str:

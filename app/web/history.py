@@ -15,7 +15,7 @@ from app.web.controls import idle_html
 from app.web.messages import escape, reported
 from app.web.sound import Sound
 from app.web.storage import Storage
-from app.web.tab import Page, Receiver
+from app.web.tab import QUICK, SILENT, Page, Receiver
 from genmm.core.errors import UsageError
 from genmm.core.files import read_json
 
@@ -135,10 +135,9 @@ class History:
                     shown_recipe = gr.JSON(show_label=False, container=False, max_height=320)
         self._receivers = list(receivers)
         detail = [panel, facts, player, media, recipe, shown_recipe, *buttons]
-        quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        self.gallery.select(self._select, self.visit, [self.chosen, *detail], **quiet)
-        remove.click(self._remove, [self.visit, self.chosen], [self.visit, panel, *self.shown], **quiet)
-        clear.click(self._clear, self.visit, [self.visit, panel, *self.shown], **quiet)
+        self.gallery.select(self._select, self.visit, [self.chosen, *detail], **QUICK)
+        remove.click(self._remove, [self.visit, self.chosen], [self.visit, panel, *self.shown], **SILENT)
+        clear.click(self._clear, self.visit, [self.visit, panel, *self.shown], **SILENT)
 
     def _connect(self, page: Page, receiver: Receiver, button: gr.Button) -> None:
         def send(visit: Visit, chosen: str | None) -> list[Any]:
@@ -149,9 +148,7 @@ class History:
             send,
             [self.visit, self.chosen],
             [page.tabs, *receiver.outputs],
-            queue=False,
-            api_visibility="private",
-            show_progress="hidden",
+            **QUICK,
         )
 
     def _select(self, visit: Visit, picked: gr.SelectData) -> list[Any]:

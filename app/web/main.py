@@ -31,12 +31,13 @@ from app.web.pool import ModelPool
 from app.web.runs import RunBook
 from app.web.settings import Login, WebSettings, read_logins
 from app.web.speech import SpeechTab
+from app.web.speech_work import SYSTEM
 from app.web.status import StatusTab, health
 from app.web.storage import Storage
-from app.web.tab import Page, Server, Tab
+from app.web.tab import SILENT, Page, Server, Tab
 from app.web.theme import HEAD, STYLE, theme
 from app.web.waiting import WaitingLine
-from genmm.core.errors import UsageError
+from genmm.core.errors import GenmmError, UsageError
 
 __all__ = ["TABS", "build", "launch", "serve"]
 
@@ -76,7 +77,14 @@ def build(settings: WebSettings | None = None, server: Server | None = None) -> 
         tabs = [make() for make in TABS]
         status = StatusTab()
         with gr.Tabs(elem_classes=["gm-tabs"]) as frame:
-            page = Page(server, history, lambda key: gr.update(selected=key), frame)
+            page = Page(
+                server=server,
+                history=history,
+                cancel=lambda session, task: _cancel_page(demo, session, task),
+                waiting=lambda: len(demo.genmm_line.sessions_waiting()),
+                select_tab=lambda key: gr.update(selected=key),
+                tabs=frame,
+            )
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.key):
                     tab.build(page)
@@ -84,15 +92,21 @@ def build(settings: WebSettings | None = None, server: Server | None = None) -> 
                 history.build(page, [receiver for tab in tabs for receiver in tab.receivers()])
             with gr.Tab(status.title, id=status.key) as status_frame:
                 status.build(page)
-        quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        gr.on([demo.load, status_frame.select], status.show, outputs=status.outputs, **quiet)
+        clock = gr.Timer(5, active=False)
+        gr.on([demo.load, status_frame.select, clock.tick], status.show, outputs=status.outputs, **SILENT)
+        frame.select(_only_while_open(status.title), outputs=clock, **SILENT)
         demo.unload(_leave(server))
-        gr.api(_cancel(server), api_name="cancel", queue=False)
+        gr.api(_cancel(demo), api_name="cancel", queue=False)
     demo.queue(api_open=False, default_concurrency_limit=4)
-    line = WaitingLine.install(demo, server.settings.queue_max)
-    status.waiting = lambda: len(line.sessions_waiting())  # type: ignore[method-assign]
-    demo.genmm_server, demo.genmm_line = server, line
+    demo.genmm_server, demo.genmm_line = server, WaitingLine.install(demo, server.settings.queue_max)
     return demo
+
+
+def _only_while_open(title: str) -> Any:
+    def switch(picked: gr.SelectData) -> gr.Timer:
+        return gr.Timer(active=picked.value == title)
+
+    return switch
 
 
 def _leave(server: Server) -> Any:
@@ -102,10 +116,16 @@ def _leave(server: Server) -> Any:
     return leave
 
 
-def _cancel(server: Server) -> Any:
-    def cancel(request: gr.Request) -> int:
-        """Stop the work of the calling session within one step; gives back how many runs there were."""
-        return server.runs.cancel(str(request.session_hash))
+async def _cancel_page(demo: gr.Blocks, session: str, task: str) -> int:
+    demo.genmm_server.runs.cancel(session, task)
+    return await demo.genmm_line.withdraw(session, f"page_{task}")
+
+
+def _cancel(demo: gr.Blocks) -> Any:
+    async def cancel(request: gr.Request) -> int:
+        """Stop the work of the calling session, running or waiting; gives back how many jobs there were."""
+        session = str(request.session_hash)
+        return demo.genmm_server.runs.cancel(session) + await demo.genmm_line.withdraw(session)
 
     return cancel
 
@@ -157,6 +177,7 @@ def launch(demo: gr.Blocks) -> str:
             f"cannot listen on {settings.host} port {settings.port}: it is in use or not allowed; try --port 0"
         ) from error
     server.storage.start_sweeping()
+    threading.Thread(target=_warm_up, args=(server,), name="genmm-warm-up", daemon=True).start()
     return url
 
 
@@ -217,6 +238,15 @@ def _wait_until_stopped() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while not stop.wait(0.2):
             pass
+
+
+def _warm_up(server: Server) -> None:
+    """Load the model that the first tab starts with, so that the first visitor need not wait for it."""
+    try:
+        if server.pool.default(SYSTEM) is not None:
+            server.pool.get(None, SYSTEM)
+    except GenmmError as error:
+        log.warning("the first model could not be loaded: %s", error)
 
 
 def _blocked(storage: Storage) -> list[str]:

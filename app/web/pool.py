@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from genmm.registry import ModelInfo, find_model, load, models
 __all__ = ["LoadedModel", "ModelPool"]
 
 log = logging.getLogger(__name__)
+
+LISTED_FOR_S = 5.0
+"""The list of models is read from disk at most this often."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,17 @@ class ModelPool:
         self._first = find_model(first) if first is not None else None
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
+        self._listed: list[ModelInfo] = []
+        self._listed_at = -LISTED_FOR_S - 1.0
 
     def infos(self) -> list[ModelInfo]:
-        """All models that can be named now, the one the server was started with first."""
-        found = models()
-        if self._first is None:
-            return found
-        return [self._first, *(info for info in found if info.name != self._first.name)]
+        """All models that can be named, the one the server was started with first; looked up every few seconds."""
+        now = time.monotonic()
+        if now - self._listed_at > LISTED_FOR_S:
+            found, first = models(), self._first
+            self._listed = [*([first] if first else []), *(i for i in found if first is None or i.name != first.name)]
+            self._listed_at = now
+        return list(self._listed)
 
     def choices(self, system: str) -> list[str]:
         """Names of the usable models of a system, the default first."""

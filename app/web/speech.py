@@ -13,12 +13,14 @@ from app.web import speech_api
 from app.web.controls import (
     RunButtons,
     SeedControl,
+    failed_html,
     idle_html,
     model_choice,
     note_html,
     parse_seeds,
     recipe_of_upload,
     takes_choice,
+    waiting_html,
 )
 from app.web.history import Entry, Visit
 from app.web.messages import reported
@@ -38,7 +40,8 @@ from app.web.speech_work import (
     speak_events,
     voice_names,
 )
-from app.web.tab import DEVICE, Page, Receiver
+from app.web.tab import QUICK, SILENT, Page, Receiver
+from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, UsageError
 
 __all__ = ["SpeechTab"]
@@ -48,7 +51,6 @@ EXAMPLES = (
     "The next train leaves at a quarter past five.",
     "Please enter the number and press the green button.",
 )
-QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 class SpeechTab:
@@ -85,7 +87,7 @@ class SpeechTab:
         with gr.Row(elem_classes=["gm-examples"]):
             for example in EXAMPLES:
                 chip = gr.Button(example, size="sm", min_width=60, elem_classes=["gm-example"])
-                chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **QUIET)
+                chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **SILENT)
         self._draw_voice()
         self.buttons = RunButtons.draw("Speak")
         start = model_settings(self.server.pool, None)
@@ -184,7 +186,9 @@ class SpeechTab:
 
     def _connect(self) -> None:
         history, buttons = self.page.history, self.buttons
-        begin = gr.on([buttons.start.click, self.text.submit], self._begin, self._inputs, buttons.both, **QUIET)
+        begin = gr.on(
+            [buttons.start.click, self.text.submit], self._begin, self._inputs, [self.progress, *buttons.both], **QUICK
+        )
         run = begin.success(
             self._speak,
             [*self._inputs, history.visit],
@@ -192,22 +196,20 @@ class SpeechTab:
                 self.progress, self.live, self.result, self.take, *self._shown_take,
                 self.spoken, self.seed.last, history.visit, *buttons.both,
             ],
-            api_visibility="private",
-            show_progress="minimal",
-            show_progress_on=self.progress,
-            **DEVICE,
+            **page_event(self.key),
         )  # fmt: skip
-        run.then(RunButtons.ready, outputs=buttons.both, **QUIET)
-        run.then(history.refresh, history.visit, history.shown, **QUIET)
-        buttons.cancel.click(self._cancel, outputs=[self.progress, *buttons.both], cancels=[run], **QUIET)
-        self.take.input(self._show_take, [self.spoken, self.take], self._shown_take, **QUIET)
-        self.keep_seed.click(self._keep_seed, [self.spoken, self.take], self.seed.box, **QUIET)
+        run.then(RunButtons.ready, outputs=buttons.both, **SILENT)
+        run.failure(failed_html, outputs=self.progress, **SILENT)
+        run.then(history.refresh, history.visit, history.shown, **SILENT)
+        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self.take.input(self._show_take, [self.spoken, self.take], self._shown_take, **QUICK)
+        self.keep_seed.click(self._keep_seed, [self.spoken, self.take], self.seed.box, **SILENT)
         self.model.input(
-            self._model_changed, self.model, [self.voice, self.own, self.guidance, self.temperature], **QUIET
+            self._model_changed, self.model, [self.voice, self.own, self.guidance, self.temperature], **QUICK
         )
-        self.plain.click(lambda: more_values({}), outputs=[self.more, self.more_note, self.plain], **QUIET)
-        self.voice.change(lambda voice: gr.update(visible=voice == OWN), self.voice, self.own, **QUIET)
-        self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUIET)
+        self.plain.click(lambda: more_values({}), outputs=[self.more, self.more_note, self.plain], **SILENT)
+        self.voice.change(lambda voice: gr.update(visible=voice == OWN), self.voice, self.own, **SILENT)
+        self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
 
     def _form(self, values: Sequence[Any]) -> SpeechForm:
         text, model, voice, recording, transcript, guidance, temperature, takes, seed, more = values
@@ -230,11 +232,11 @@ class SpeechTab:
         check_form(form, self.server.settings.limits)
         return form
 
-    def _begin(self, *values: Any) -> tuple[Any, Any]:
+    def _begin(self, *values: Any) -> tuple[Any, ...]:
         """Check the form before the run waits in the queue."""
         with reported(self.key):
             self._form(values)
-            return RunButtons.busy()
+            return waiting_html(self.page), *RunButtons.busy()
 
     async def _speak(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         *fields, visit = values
@@ -267,9 +269,10 @@ class SpeechTab:
             self.page.history.visit: self.page.history.added(visit, _entries(spoken)),
         }
 
-    def _cancel(self, request: gr.Request) -> tuple[Any, ...]:
-        self.server.runs.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped"), *RunButtons.ready()
+    async def _cancel(self, request: gr.Request) -> str:
+        """Ask the run to stop; the buttons change when it has."""
+        await self.page.cancel(str(request.session_hash), self.key)
+        return note_html("Cancelled.", "stopped")
 
     def _show_take(self, spoken: Spoken | None, number: int) -> list[Any]:
         if spoken is None or not 0 <= int(number or 0) < len(spoken.takes):

@@ -12,7 +12,7 @@ import gradio as gr
 import genmm
 from app.web.messages import reported
 from app.web.status_view import cards_html, models_html, more_html
-from app.web.tab import DEVICE, Page, Receiver, Server
+from app.web.tab import DEVICE, SILENT, Page, Receiver, Server
 from genmm.core.devices import choose_device, describe_machine, memory_bytes
 
 __all__ = ["StatusTab", "health", "status"]
@@ -105,11 +105,10 @@ class StatusTab:
         def facts() -> dict[str, Any]:
             """Machine, models and queue of this server."""
             with reported("status"):
-                return {**status(server), **health(server, self.waiting())}
+                return {**status(server), **health(server, page.waiting())}
 
-        quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         outputs = [self.cards, self.models]
-        again.click(show, outputs=outputs, **quiet)
+        again.click(show, outputs=outputs, **SILENT)
         unload.click(free, outputs=outputs, api_visibility="private", show_progress="hidden", **DEVICE)
         self.show, self.outputs = show, outputs
         gr.api(facts, api_name="status", queue=False)
@@ -117,10 +116,6 @@ class StatusTab:
     def receivers(self) -> Sequence[Receiver]:
         """The tab takes nothing."""
         return ()
-
-    def waiting(self) -> int:
-        """Jobs in the queue; replaced by the page once the queue exists."""
-        return 0
 
 
 # ---------------------------------------------------------------- numbers

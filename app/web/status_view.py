@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from app.web.markup import chip_html, table_html
 from app.web.messages import escape
 from app.web.tab import Server
 
@@ -60,7 +61,7 @@ def models_html(facts: Mapping[str, Any]) -> str:
         return '<div class="gm-note gm-note-problem">There is no model on this machine yet; see below.</div>'
     names = ("Model", "System", "Source", "Parameters", "On disk", "Licence", "State")
     rows = [_model_cells(model, model["name"] in facts["loaded"]) for model in facts["models"]]
-    return f'<h3 class="gm-h">Models on this machine</h3>{_table(names, rows)}'
+    return f'<h3 class="gm-h">Models on this machine</h3>{table_html(names, rows)}'
 
 
 def more_html() -> str:
@@ -68,7 +69,7 @@ def more_html() -> str:
     rows = [(escape(name), escape(what), f"<code>{escape(command)}</code>") for name, what, command in GETTING_MORE]
     return (
         '<h3 class="gm-h">More models</h3><p class="gm-dim gm-above">Run one of these on the server. It shows size and '
-        f"licence first; then reload this page.</p>{_table(('Model', 'What it does', 'Command'), rows)}"
+        f"licence first; then reload this page.</p>{table_html(('Model', 'What it does', 'Command'), rows)}"
     )
 
 
@@ -82,7 +83,7 @@ def _model_cells(model: Mapping[str, Any], is_loaded: bool) -> list[str]:
         size_text(model["size_bytes"]),
         model["licence"] or "not stated",
     )
-    return [*(escape(text) for text in texts), f'<span class="gm-chip gm-chip-{kind}">{state}</span>']
+    return [*(escape(text) for text in texts), chip_html(state, kind)]
 
 
 def _card(name: str, value: str, below: str) -> str:
@@ -90,11 +91,3 @@ def _card(name: str, value: str, below: str) -> str:
         f'<div class="gm-card"><div class="gm-card-name">{escape(name)}</div>'
         f'<div class="gm-card-value">{escape(value)}</div><div class="gm-dim">{escape(below)}</div></div>'
     )
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `rows` hold HTML that is safe already."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f'<table class="gm-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="gm-scroll">{table}</div>'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,10 +14,17 @@ from app.web.storage import Storage
 if TYPE_CHECKING:
     from app.web.history import Entry, History
 
-__all__ = ["DEVICE", "Page", "Receiver", "Server", "Tab"]
+__all__ = ["DEVICE", "QUICK", "SILENT", "Page", "Receiver", "Server", "Tab"]
 
 DEVICE: Mapping[str, Any] = {"concurrency_id": "device", "concurrency_limit": 1}
 """Arguments of every event that uses a model: such events of all visitors wait in one line."""
+
+QUICK: Mapping[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
+"""Arguments of events that answer at once and may have a message for the visitor (the browser shows messages of
+queued events only; nobody waits in this queue)."""
+
+SILENT: Mapping[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+"""Arguments of events that answer at once and never fail."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,10 @@ class Page:
     server: Server
     history: History
     """This visitor's results: add to them with `history.added`, show them with `history.refresh`."""
+    cancel: Callable[[str, str], Awaitable[int]]
+    """Stops the work of a session for a task, what runs within one step, what waits at once; says how many waited."""
+    waiting: Callable[[], int]
+    """Jobs of all visitors that wait for the device."""
     select_tab: Callable[[str], Any]
     """Gives the update that brings a tab to the front; its output is `tabs`."""
     tabs: Any

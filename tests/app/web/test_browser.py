@@ -99,6 +99,32 @@ def test_cancel_stops_and_the_next_run_works(tab, server, until):
     tab.wait_for_selector(".gm-note-done", timeout=60_000)
 
 
+def test_cancel_takes_a_waiting_run_out_of_the_line(tab, browser, page, server, until):
+    other = browser.new_context().new_page()
+    other.goto(page)
+    other.wait_for_selector(TEXT, timeout=60_000)
+    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 30)
+    press(tab, "Speak")
+    until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
+    other.fill(TEXT, "one")
+    press(other, "Speak")
+    other.wait_for_selector(".gm-progress:has-text('Waiting for 1 job')", timeout=30_000)
+    press(other, "Cancel")
+    other.wait_for_selector(".gm-note-stopped", timeout=30_000)
+    assert len(server.runs.active()) == 1  # the other visitor's run goes on
+    press(tab, "Cancel")
+    press(other, "Speak")
+    other.wait_for_selector(".gm-note-done", timeout=60_000)
+    other.context.close()
+
+
+def test_a_mistake_is_said_before_anything_starts(tab):
+    press(tab, "Speak")
+    tab.wait_for_selector(".toast-body", timeout=30_000)
+    assert "the text is empty" in tab.locator(".toast-body").first.inner_text()
+    assert tab.get_by_role("button", name="Speak", exact=True).first.is_enabled()
+
+
 def _tick(tab) -> bool:
     """Let the browser's events be handled while waiting."""
     tab.wait_for_timeout(20)

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from gradio_client import handle_file
 
+from app.web.waiting import PER_VISITOR
+
 SNAPSHOT = Path(__file__).with_name("api.json")
 LONG = {"stop_threshold": 1.0, "max_s": 300.0}
 """Settings with which the tiny model speaks for minutes of sound: its stop head never comes near 1."""
@@ -179,6 +181,21 @@ def test_the_cancel_endpoint_stops_the_callers_runs_only(connect, server, until)
     until(lambda: not server.runs.active(), "the run to end")
 
 
+def test_a_waiting_job_is_cancelled_at_once(connect, server, until):
+    first, second = connect(), connect()
+    long = first.submit(text="one", settings=LONG, api_name="/speak")
+    until(lambda: bool(server.runs.active()), "the run to start")
+    waiting = second.submit(text="two", api_name="/speak")
+    until(lambda: second.predict(api_name="/status")["queue_length"] == 1, "the job to wait")
+    assert second.predict(api_name="/cancel") == 1
+    with pytest.raises(Exception, match="cancelled"):
+        waiting.result(timeout=30)
+    assert len(server.runs.active()) == 1
+    first.predict(api_name="/cancel")
+    with pytest.raises(Exception, match="cancelled"):
+        long.result(timeout=30)
+
+
 def test_a_client_that_leaves_does_not_hold_the_device(connect, server, until, page):
     session = "leaving-session"
     with httpx.Client(base_url=page, timeout=30) as client:
@@ -212,6 +229,18 @@ def test_a_full_queue_says_so(connect, server, until):
     served = [job for job in jobs[1:] if job not in refused]
     assert len(served) == 3
     assert all(job.result(timeout=60) for job in served)
+
+
+def test_one_visitor_cannot_fill_the_queue(connect, page):
+    client = connect()
+    numbers = {d["api_name"]: d["id"] for d in httpx.get(f"{page}config").json()["dependencies"]}
+    body = {"data": speak_data(None, LONG), "fn_index": numbers["speak"], "session_hash": client.session_hash}
+    joined = [httpx.post(f"{page}gradio_api/queue/join", json=body) for _ in range(PER_VISITOR + 3)]
+    try:
+        assert joined[-1].status_code == 503
+        assert "queue is full" in joined[-1].text or f"{PER_VISITOR} jobs waiting" in joined[-1].text
+    finally:
+        client.predict(api_name="/cancel")
 
 
 def test_visitors_have_batches_of_their_own(connect):
@@ -290,8 +319,8 @@ def file_data(path: str) -> dict:
     return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
 
-def speak_data(recording: dict) -> list:
-    return ["one", "", "", recording, "", None, None, 1, "", None]
+def speak_data(recording: dict | None, settings: dict | None = None) -> list:
+    return ["one", "", "", recording, "", None, None, 1, "", settings]
 
 
 def test_no_address_is_fetched_for_a_visitor(page):
