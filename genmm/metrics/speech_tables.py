@@ -21,7 +21,7 @@ def report_markdown(report: SpeechReport, *, level: int = 2) -> str:
         ("Speed", _speed(report)),
         ("Notes", [f"- {note}" for note in report.notes]),
     ]
-    mark, lines = "#" * level, []
+    mark, lines = "#" * level, [*_settings(report), ""]
     for title, body in parts:
         if body:
             lines += [f"{mark} {title}", "", *body, ""]
@@ -44,6 +44,15 @@ def span(value: Interval | None, digits: int = 2) -> str:
     if value is None:
         return "-"
     return f"{value.value:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+
+
+def _settings(report: SpeechReport) -> list[str]:
+    """What the speech was made with, as far as it changes the figures."""
+    defaults = report.settings.get("defaults", {})
+    names = ("guidance", "temperature", "draws", "draw_merge", "stop_threshold", "retries")
+    used = ", ".join(f"{name} {defaults[name]}" for name in names if name in defaults)
+    seed = f"Seed {report.settings['seed']}. " if "seed" in report.settings else ""
+    return [f"{seed}Speech was made with {used}." if used else seed.strip()]
 
 
 def _goals(report: SpeechReport) -> list[str]:

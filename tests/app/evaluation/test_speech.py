@@ -62,6 +62,7 @@ def test_the_report_is_json_and_markdown(report):
     text = report_markdown(report)
     for heading in ("Goals", "Number words", "Letters", "Voices", "Held-out frames", "Readings", "Endings", "Speed"):
         assert f"## {heading}" in text
+    assert text.startswith("Seed 2024. Speech was made with guidance 2.0, temperature 1.0, draws 1,")
     assert "real recordings, held out" in text and "pocketsphinx" in text
 
 
