@@ -6,10 +6,7 @@ normalisation of EnCodec is folded. Pickles are never opened.
 """
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +15,10 @@ import torch
 from torch import Tensor
 
 from genmm.core.checkpoint import load_into, save_checkpoint
-from genmm.core.errors import CheckpointError, ConfigError, GenerationError, UsageError
+from genmm.core.errors import CheckpointError, ConfigError, GenerationError
 from genmm.core.events import Progress
-from genmm.core.files import read_json, sync_folder
+from genmm.core.files import read_json
+from genmm.core.staging import check_target, staged_folder
 from genmm.core.weights import read_tensors
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.encodec import EncodecLatents
@@ -66,7 +64,7 @@ def convert_sled(
     say = on_event or (lambda event: None)
     official, out = Path(official), Path(out)
     encodec = find_encodec(official) if encodec is None else Path(encodec)
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     say(Progress(0, 4, "steps", f"reading {official.name or official}"))
     config, layout = _read_official_config(official, layout)
     tensors = _read_official_tensors(official)
@@ -124,45 +122,6 @@ def try_checkpoint(folder: Path) -> np.ndarray:
         raise GenerationError(
             f"the converted checkpoint cannot speak: {error}. Its files are damaged or do not belong together"
         ) from error
-
-
-@contextmanager
-def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a new folder beside `target` that takes its place in one step when the block ends without an error.
-
-    On an error the new folder is removed and the target stays. With `overwrite` an old target is moved aside first and
-    put back when the last step fails.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
-    old = stage.with_suffix(".old")
-    stage.mkdir()
-    try:
-        yield stage
-        _check_target(target, overwrite)
-        if target.exists():
-            target.rename(old)
-        try:
-            stage.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        sync_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if out.is_file() or out.is_symlink():
-        raise UsageError(f"{out} is a file; name a folder to write the checkpoint to")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; name another folder, or allow it to be replaced (--overwrite)")
-    if not (out / "config.json").is_file():
-        raise UsageError(f"{out} is not a checkpoint folder, so it is not replaced; name another folder")
 
 
 def _read_official_config(folder: Path, layout: Layout | None) -> tuple[SledConfig, Layout]:
