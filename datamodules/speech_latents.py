@@ -183,6 +183,7 @@ class SpeechLatentData(GenerativeData):
         corpora: list[str] | None = None,
         synthetic: int = 12000,
         synthetic_seed: int = 2,
+        speeds: list[float] | None = None,
         vocab_size: int = 512,
         plan: CompositionPlan | None = None,
         padding: PaddingSide = "left",
@@ -200,6 +201,7 @@ class SpeechLatentData(GenerativeData):
             corpora: Real corpora under the data folder (GENMM_DATA); null takes all that may be shipped.
             synthetic: Utterances that espeak-ng adds.
             synthetic_seed: Seed of their texts and voices.
+            speeds: Further copies of the real training recordings at these speeds; null for none.
             vocab_size: Entries of the byte-level BPE that is trained on the training texts.
             plan: How utterances are put together.
             padding: "left" for offline models, "right" for streaming ones.
@@ -216,7 +218,7 @@ class SpeechLatentData(GenerativeData):
             batch_size=batch_size, max_frames=max_frames, bucket_batches=bucket_batches, workers=workers, seed=seed
         )
         chosen = {} if corpora is None else {"corpora": tuple(corpora)}
-        self.sources = SpeechSources(synthetic=synthetic, seed=synthetic_seed, **chosen)
+        self.sources = SpeechSources(synthetic=synthetic, seed=synthetic_seed, speeds=tuple(speeds or ()), **chosen)
         self.codec_folder, self.vocab_size, self.val_items = Path(codec), vocab_size, val_items
         self.plan, self.padding, self.pad_frames_to = plan or CompositionPlan(), padding, pad_frames_to
 

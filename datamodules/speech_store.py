@@ -7,15 +7,15 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from datamodules.speech_corpora import Utterance, read_corpus
+from datamodules.speech_corpora import Utterance, read_corpus, to_int16
 from datamodules.speech_synthesis import synthesise
-from genmm.core.errors import DataError
+from genmm.core.errors import ConfigError, DataError
 from genmm.core.files import atomic_path, write_json
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,18 @@ class SpeechSources:
     """Seed of the synthetic texts and voices."""
     sample_rate: int = 16000
     """Samples a second of the stored waveforms."""
+    speeds: tuple[float, ...] = ()
+    """Further copies of the real training recordings, played at these speeds with the pitch that follows: new voices
+    for models that would learn an hour of speech by heart (speed perturbation, Ko et al. 2015)."""
+
+    def __post_init__(self) -> None:
+        if any(not 0.5 <= speed <= 2.0 or speed == 1.0 for speed in self.speeds):
+            raise ConfigError(f"speeds must be in [0.5, 2] and not 1 (that is there anyway), got {self.speeds}")
 
     def fingerprint(self) -> str:
         """Short hash that names the stored files; changes whenever a field does."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        fields = repr(self) if self.speeds else repr(self).replace(", speeds=()", "")
+        return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
     def read(self, root: Path) -> Iterable[Utterance]:
         """Every utterance, real ones first; the synthetic ones also speak the training sentences of the real ones."""
@@ -46,7 +54,20 @@ class SpeechSources:
                 if utterance.split == "train" and utterance.corpus != "speech_an4":
                     sentences.append(utterance.text)
                 yield utterance
+                if utterance.split == "train":
+                    yield from (at_speed(utterance, speed, self.sample_rate) for speed in self.speeds)
         yield from synthesise(self.synthetic, seed=self.seed, sample_rate=self.sample_rate, sentences=sentences)
+
+
+def at_speed(utterance: Utterance, speed: float, sample_rate: int) -> Utterance:
+    """The utterance played `speed` times as fast, by a speaker of its own."""
+    samples = utterance.waveform.astype(np.float32) / 32767.0
+    return replace(
+        utterance,
+        key=f"{utterance.key}@{speed}",
+        speaker=f"{utterance.speaker}@{speed}",
+        waveform=to_int16(samples, round(sample_rate * speed), sample_rate),
+    )
 
 
 @dataclass(frozen=True)

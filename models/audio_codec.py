@@ -42,6 +42,8 @@ class SpeechCodecTask(pl.LightningModule):
             the decoder gets better.
     """
 
+    system = "speech-codec"
+
     def __init__(
         self,
         codec: SpeechCodecConfig = SpeechCodecConfig(),  # noqa: B008 - frozen

@@ -45,6 +45,14 @@ class SledObjective:
     """Standard deviation of noise on the latents that are fed (never on targets), in latent units; 0 is official."""
     input_noise_law: Literal["constant", "uniform"] = "uniform"
     """uniform draws a deviation in [0, input_noise] for each row, so clean inputs stay familiar."""
+    own_history: float = 0.0
+    """Scheduled sampling (arXiv 1506.03099) in two parallel passes (arXiv 1906.04331): each row feeds a random share of
+    frames, uniform in [0, own_history], as the model itself predicts them. It learns to go on from its own frames,
+    for a third more time a step; 0 is official."""
+    own_history_from: int = 0
+    """Step from which on own_history counts; before, predictions are not worth feeding."""
+    own_draws: int = 4
+    """Draws whose mean is fed by own_history; take what generation will use, or fewer to save time."""
     voice_drop: float = 0.0
     """Probability that a row gets an all-zero voice vector, so that the model also speaks without a voice."""
     frames_per_batch: float | None = None
@@ -58,6 +66,11 @@ class SledObjective:
             raise ConfigError(f"objective.head_repeats must be at least 1, got {self.head_repeats}")
         if min(self.stop_weight, self.input_noise) < 0 or self.stop_positive_weight <= 0:
             raise ConfigError("objective: stop_weight and input_noise at least 0, stop_positive_weight above 0")
+        if not 0 <= self.own_history <= 1 or self.own_draws < 1 or self.own_history_from < 0:
+            raise ConfigError(
+                "objective: own_history must be in [0, 1], own_draws at least 1, own_history_from at least 0; "
+                f"got {self.own_history}, {self.own_draws}, {self.own_history_from}"
+            )
         if not 0 <= self.voice_drop < 1:
             raise ConfigError(f"objective.voice_drop must be in [0, 1), got {self.voice_drop}")
         if self.frames_per_batch is not None and self.frames_per_batch <= 0:
@@ -155,7 +168,8 @@ class SledTask(GenerativeModule):
         batch = SpeechBatch.of(batch)
         if batch_idx == 0:
             self._check_padding(batch)
-        noise, voice = self._input_noise(batch.latents), self._voice(batch)
+        voice = self._voice(batch)
+        noise = self._change_of_inputs(batch, voice)
         weight = self.guide.weight_at(self.global_step)
         guided: dict[str, Tensor] = {}
         if weight > 0 and batch.path is not None:
@@ -202,6 +216,27 @@ class SledTask(GenerativeModule):
         return self.network.teacher_forcing(
             batch.ids, batch.text_mask, batch.latents, batch.frame_mask, voice=voice, input_noise=noise
         )
+
+    def _change_of_inputs(self, batch: SpeechBatch, voice: Tensor | None) -> Tensor | None:
+        """What is added to the latents that are fed: noise, and the way to the model's own frames [B, T, D]."""
+        noise, goal = self._input_noise(batch.latents), self.objective
+        if goal.own_history == 0 or self.global_step < goal.own_history_from:
+            return noise
+        own = self._own_frames(batch, noise, voice)
+        rows, frames = batch.frame_mask.shape
+        share = goal.own_history * torch.rand(rows, 1, 1, device=own.device)
+        way = (own - batch.latents) * (torch.rand(rows, frames, 1, device=own.device) < share)
+        return way if noise is None else way + noise
+
+    @torch.no_grad()
+    def _own_frames(self, batch: SpeechBatch, noise: Tensor | None, voice: Tensor | None) -> Tensor:
+        """Mean of own_draws predictions of each frame after its true history: [B, T, D]; padding keeps its latents."""
+        valid = batch.frame_mask.bool()
+        z = self._forced(batch, noise, voice).z[valid].repeat(self.objective.own_draws, 1)
+        drawn = self.network.head(z, torch.randn(z.shape[0], self.network.config.noise_channels, device=z.device))
+        own = batch.latents.clone()
+        own[valid] = drawn.unflatten(0, (self.objective.own_draws, -1)).mean(0).to(own.dtype)
+        return own
 
     def _input_noise(self, latents: Tensor) -> Tensor | None:
         """Noise [B, T, D] for the latents that are fed, None when it is off."""

@@ -207,3 +207,25 @@ def test_a_demo_voice_takes_a_few_longer_utterances():
 
     chosen = choose([utterance(s) for s in (0.5, 3.0, 4.0, 9.0, 4.0, 5.0)], RATE)
     assert [len(one.waveform) / RATE for one in chosen] == [3.0, 4.0, 4.0]
+
+
+def test_speed_copies_are_new_voices_of_the_training_part_alone(data_folder):
+    plain = SpeechSources(corpora=("speech_callie",))
+    varied = SpeechSources(corpora=("speech_callie",), speeds=(0.8, 1.25))
+    before, after = list(plain.read(data_folder)), list(varied.read(data_folder))
+    train = [one for one in before if one.split == "train"]
+    assert train and len(after) == len(before) + 2 * len(train)
+    assert {one.split for one in after if "@" in one.speaker} == {"train"}
+    assert {one.speaker for one in after} == {"callie", "callie@0.8", "callie@1.25"}
+    slow = next(one for one in after if one.key == f"{train[0].key}@0.8")
+    assert slow.text == train[0].text
+    assert len(slow.waveform) == pytest.approx(len(train[0].waveform) / 0.8, abs=2)
+    spectrum = np.abs(np.fft.rfft(slow.waveform, RATE))  # bins of 1 Hz
+    assert np.argmax(spectrum) == pytest.approx(0.8 * 220, abs=3)
+    assert plain.fingerprint() != varied.fingerprint()
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.1, 3.0])
+def test_speeds_that_make_no_voice_are_refused(speed):
+    with pytest.raises(ConfigError, match="speeds"):
+        SpeechSources(speeds=(speed,))

@@ -132,6 +132,24 @@ def test_input_noise_reaches_inputs_and_not_targets(monkeypatch):
     assert energy.item() == pytest.approx(2 * norms.mean().item(), rel=1e-5)  # a fresh head: draws at the origin
 
 
+def test_own_history_feeds_predictions_to_some_frames_and_leaves_targets(monkeypatch):
+    task, batch, fed = make_task(objective=SledObjective(own_history=1.0, own_history_from=3)), make_batch(), []
+    plain = SledNetwork.embed_speech
+    monkeypatch.setattr(SledNetwork, "embed_speech", lambda self, latents: fed.append(latents) or plain(self, latents))
+    kept = batch["latents"].clone()
+    task.losses(batch, 0, "train")
+    assert len(fed) == 1 and torch.equal(fed[0], kept), "not before its step"
+    monkeypatch.setattr(type(task), "global_step", 3)
+    energy = task.losses(batch, 0, "train")["energy"]
+    _, _, mixed = fed
+    own = ~torch.isclose(mixed, kept, atol=1e-6).all(-1)
+    assert 0 < own.sum() < batch["frame_mask"].sum() and not own[~batch["frame_mask"]].any()
+    assert mixed[own].abs().max() < 1e-5, "a fresh head predicts the origin for every frame"
+    assert torch.equal(batch["latents"], kept)
+    norms = distance(kept, 0 * kept)[batch["frame_mask"]]
+    assert energy.item() == pytest.approx(2 * norms.mean().item(), rel=1e-5)
+
+
 def test_stop_hits_tell_right_stops_from_early_ones():
     frame_mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
     high, low = 5.0, -5.0
@@ -147,7 +165,16 @@ def test_a_batch_without_masks_says_what_is_missing():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"beta": 2.0}, {"head_repeats": 0}, {"voice_drop": 1.0}, {"input_noise": -1.0}, {"frames_per_batch": 0.0}]
+    "wrong",
+    [
+        {"beta": 2.0},
+        {"head_repeats": 0},
+        {"voice_drop": 1.0},
+        {"input_noise": -1.0},
+        {"frames_per_batch": 0.0},
+        {"own_history": 1.5},
+        {"own_draws": 0},
+    ],
 )
 def test_a_bad_objective_fails_at_construction(wrong):
     with pytest.raises(ConfigError):
