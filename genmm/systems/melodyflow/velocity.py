@@ -1,0 +1,83 @@
+"""The flow network as a velocity that the samplers call: prompts prepared once, time embeddings kept, one call a step.
+
+Letters: B rows of the state, D latent channels, T frames.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genmm.core.errors import ShapeError
+from genmm.samplers.guidance import Guidance, guided
+from genmm.samplers.ode import Velocity
+from genmm.systems.melodyflow.network import FlowNetwork, TextCondition, joined
+
+
+class PromptedFlow:
+    """Velocities of a network for fixed prompts.
+
+    The state may hold several copies of the prompt batch one after the other (the regularised inversion does that).
+    `rows` counts the rows that went through the network.
+    """
+
+    def __init__(
+        self, network: FlowNetwork, prompt: TextCondition | None, *, negative: TextCondition | None = None
+    ) -> None:
+        """prompt None = no text at all; negative None = guidance away from no text."""
+        self.network, self.prompt, self.negative = network, prompt, negative
+        self.both = prompt if prompt is None or negative is None else joined(prompt, negative)
+        self.calls, self.rows = 0, 0
+        self._times: dict[float, Tensor] = {}
+        self._rotation: tuple[int, tuple[Tensor, Tensor]] | None = None
+        self._copies: dict[int, TextCondition] = {}
+
+    def conditional(self, state: Tensor, t: float) -> Tensor:
+        """Velocity [B, D, T] float32 with the prompt."""
+        return self._run(state, t, self._for_rows(len(state)))
+
+    def pair(self, state: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Velocities with the prompt and without it (or with the negative one), in one call of 2 B rows."""
+        if self.prompt is not None and len(state) != len(self.prompt.bias):
+            raise ShapeError(f"guidance needs the {len(self.prompt.bias)} rows of the prompts, got {len(state)}")
+        both = self._run(torch.cat((state, state)), t, self.both)
+        first, second = both.chunk(2)
+        return first, second
+
+    def guided(self, guidance: Guidance) -> Velocity:
+        """A velocity with guidance; without any prompt guidance has nothing to do and one row per item is enough."""
+        if self.prompt is None and self.negative is None:
+            return self.conditional
+        return guided(self.conditional, self.pair, guidance)
+
+    def prepare(self, grid: tuple[float, ...]) -> None:
+        """Embed all flow steps of a grid in one go."""
+        weight = self.network.in_proj.weight
+        missing = [t for t in dict.fromkeys(grid) if t not in self._times]
+        if missing:
+            steps = torch.tensor(missing, dtype=torch.float32, device=weight.device)
+            with torch.inference_mode():
+                self._times |= dict(zip(missing, self.network.timestep_embedder(steps).split(1), strict=True))
+
+    def _for_rows(self, rows: int) -> TextCondition | None:
+        if self.prompt is None:
+            return None
+        count = len(self.prompt.bias)
+        if rows % count:
+            raise ShapeError(f"the state has {rows} rows, which is no multiple of the {count} prompts")
+        if rows == count:
+            return self.prompt
+        if rows not in self._copies:
+            self._copies[rows] = self.prompt.repeated(rows // count)
+        return self._copies[rows]
+
+    @torch.inference_mode()
+    def _run(self, state: Tensor, t: float, condition: TextCondition | None) -> Tensor:
+        if self._rotation is None or self._rotation[0] != state.shape[2]:
+            self._rotation = (state.shape[2], self.network.transformer.rope(state.shape[2]))
+        self.prepare((t,))
+        self.calls += 1
+        self.rows += len(state)
+        step = torch.full((1,), t, device=state.device)
+        time = self._times[t]
+        return self.network(state, step, condition, time=time, rotation=self._rotation[1]).float()
