@@ -1,0 +1,98 @@
+"""Where spherical k-means starts: rows spread over the clip, and seeds among them.
+
+Letters: B clips, N rows, D width, K clusters, S sampled rows, L candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from genmm.core.seeds import generators
+
+__all__ = ["draw_rows", "seed_centroids"]
+
+GOLDEN = 0.6180339887498949
+"""Steps of this share of the clip cover it evenly and meet no period of the grid."""
+
+
+def draw_rows(unit: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Valid rows spread over each clip: (rows [B, S, D], present [B, S] bool), S at most `count`.
+
+    Which rows are taken depends on the clip's own valid rows alone, so padding and batch mates change nothing.
+    """
+    clips, rows = valid.shape
+    if rows <= count:
+        return unit, valid
+    numbers = valid.sum(1, keepdim=True)
+    steps = torch.arange(count, device=unit.device, dtype=torch.float64)
+    spread = torch.floor(torch.frac((steps + 0.5) * GOLDEN) * numbers.double()).long().clamp_min(0)  # [B, S]
+    in_turn = torch.arange(count, device=unit.device).expand(clips, -1)
+    few = numbers <= count
+    places = torch.where(few, torch.minimum(in_turn, (numbers - 1).clamp_min(0)), spread)
+    order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)  # valid rows first, in order
+    index = order.gather(1, places)
+    present = (~few | (in_turn < numbers)) & (numbers > 0)
+    return unit.gather(1, index.unsqueeze(-1).expand(-1, -1, unit.shape[-1])), present
+
+
+def seed_centroids(
+    rows: Tensor, present: Tensor, clusters: int, seeds: Sequence[int], seeding: str, candidates: int
+) -> Tensor:
+    """Starting directions [B, K, D] taken from the rows; the draws of a clip follow from its own seed alone."""
+    if seeding == "grid":
+        return _grid(rows, present, clusters)
+    tries = candidates if seeding == "plus_plus" else 1
+    draws = torch.stack([torch.rand(clusters, tries, generator=g) for g in generators(seeds)]).to(rows.device)
+    weights = present.float()
+    start = F.normalize((rows * weights.unsqueeze(-1)).sum(1, keepdim=True), dim=-1)
+    # The first seed: a random row, or, where nothing is drawn, the row that is nearest to the mean direction.
+    first = _drawn(weights, draws[:, 0, :1]) if seeding == "plus_plus" else _nearest(rows, present, start)
+    chosen = [_take(rows, first)]
+    nearest = _gap(rows, chosen[0]).squeeze(-1)  # [B, S] squared distance to the nearest seed so far
+    for number in range(1, clusters):
+        weights = nearest * present
+        if seeding == "farthest":
+            picks = torch.where(present, nearest, torch.full_like(nearest, -1.0)).argmax(1, keepdim=True)
+        else:
+            picks = _drawn(weights, draws[:, number])
+        options = _take(rows, picks)  # [B, L, D]
+        after = torch.minimum(nearest.unsqueeze(-1), _gap(rows, options))  # [B, S, L]
+        best = (after * present.unsqueeze(-1)).sum(1).argmin(1)  # the candidate that leaves the least distance
+        nearest = after.gather(2, best.view(-1, 1, 1).expand(-1, after.shape[1], 1)).squeeze(-1)
+        chosen.append(options.gather(1, best.view(-1, 1, 1).expand(-1, 1, rows.shape[-1])))
+    return torch.cat(chosen, 1)
+
+
+def _gap(rows: Tensor, points: Tensor) -> Tensor:
+    """Squared distances of unit vectors [B, S, L]; below the rounding of float32 it is 0."""
+    gap = 2.0 - 2.0 * torch.matmul(rows, points.transpose(1, 2))
+    return torch.where(gap > 1e-6, gap, torch.zeros_like(gap))
+
+
+def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Rows [B, L] drawn with probabilities in proportion to the weights [B, S]; all alike where the weights vanish."""
+    total = weights.double().cumsum(1)
+    index = torch.searchsorted(total, uniform.double() * total[:, -1:], right=True)
+    return index.clamp_max(weights.shape[1] - 1)
+
+
+def _nearest(rows: Tensor, present: Tensor, point: Tensor) -> Tensor:
+    score = torch.matmul(rows, point.transpose(1, 2)).squeeze(-1)
+    return torch.where(present, score, torch.full_like(score, -2.0)).argmax(1, keepdim=True)
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def _grid(rows: Tensor, present: Tensor, clusters: int) -> Tensor:
+    """Rows at equal distances in the order of the clip."""
+    numbers = present.sum(1, keepdim=True)
+    steps = (torch.arange(clusters, device=rows.device) + 0.5) / clusters
+    places = (steps * numbers).long().clamp_min(0)
+    order = torch.argsort((~present).to(torch.uint8), dim=1, stable=True)
+    return _take(rows, order.gather(1, torch.minimum(places, (numbers - 1).clamp_min(0))))
