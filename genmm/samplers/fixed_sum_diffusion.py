@@ -1,0 +1,190 @@
+"""Fixed-sum discrete diffusion: from random sets to sets that a denoiser finds likely, and back for training.
+
+Letters: B batch, C codes, M tokens of a set, K = M + 1 values of a count, t time from 0 (noise) to 1 (data).
+Source: TokenSet (arXiv 2503.16425) section 3.3. The paper counts time the other way round; this is the convention of
+its code. The exchangeable process, for comparison, replaces single tokens by random ones; it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from genmm.core.errors import UsageError
+from genmm.quantizers.multiset import to_counts, to_tokens
+from genmm.samplers.fixed_sum import ENGINES, CountPmf, Engine, RowNoise, sample_fixed_sum
+from genmm.samplers.fixed_sum_gaussian import ActiveEntries, gaussian_window
+from genmm.samplers.fixed_sum_official import restricted
+
+__all__ = ["Denoise", "DiffusionSettings", "Process", "StepState", "noised_counts", "sample_counts", "start_counts"]
+
+Process = Literal["gaussian", "exchangeable"]
+PROCESSES: tuple[str, ...] = get_args(Process)
+Denoise = Callable[[Tensor, float], Tensor]
+"""(state [B, C] int64, t) -> guided log-probabilities or logits [B, C, K] of the clean counts."""
+FIRST_TIME = 1e-5
+"""Smallest time in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSettings:
+    """How a random set becomes a likely one."""
+
+    steps: int = 25
+    """Network calls, 1 to 1000; the paper takes 25."""
+    engine: Engine = "exact"
+    """How counts with the right sum are drawn; see `genmm.samplers.fixed_sum`."""
+    process: Process = "gaussian"
+    """Noise process: the paper's discretised Gaussian, or tokens replaced one by one."""
+    temperature: float = 1.0
+    """Divides the log-probabilities of the clean counts, 0 to 10; below 1 is safer, 0 takes the most likely set."""
+    top_p: float = 0.0
+    """Nucleus of each entry's clean count, 0 (off) to 1."""
+    sigma_slope: float = 100.0
+    """Steepness of the fall of the noise near the end; 0 keeps it. Default: the released sampler."""
+    sigma_end: float = 0.8
+    """Time at which the noise has fallen to a half."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"steps must be from 1 to 1000, got {self.steps!r}": isinstance(self.steps, int)
+            and 1 <= self.steps <= 1000,
+            f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}": self.engine in ENGINES,
+            f"process must be one of {', '.join(PROCESSES)}, got {self.process!r}": self.process in PROCESSES,
+            f"temperature must be from 0 to 10, got {self.temperature!r}": 0 <= self.temperature <= 10,
+            f"top_p must be from 0 to 1, got {self.top_p!r}": 0 <= self.top_p <= 1,
+            f"sigma_slope must be from 0 to 10000, got {self.sigma_slope!r}": 0 <= self.sigma_slope <= 10_000,
+        }
+        wrong = [text for text, holds in checks.items() if not holds]
+        if wrong:
+            raise UsageError("; ".join(wrong))
+
+    def sigma_factor(self, t: float) -> float:
+        """Factor on the noise of the step that ends at t."""
+        if not self.sigma_slope:
+            return 1.0
+        return float(torch.sigmoid(torch.tensor(-self.sigma_slope * (t - self.sigma_end), dtype=torch.float64)))
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a step of the sampler has made, for progress displays and checks."""
+
+    step: int
+    """From 0."""
+    steps: int
+    """Steps in all."""
+    clean: Tensor
+    """Clean counts drawn in this step, [B, C] int64."""
+    counts: Tensor
+    """State after the step, [B, C] int64."""
+
+
+def start_counts(codes: int, total: int, noise: RowNoise, lower: Tensor | None = None) -> Tensor:
+    """Random sets to start from: [B, C] int64 with `total` different codes each.
+
+    With lower bounds [B, C] or [C] the set holds these and is filled up with random other codes.
+    Raises: UsageError when there are fewer codes than tokens.
+    """
+    base = torch.zeros(len(noise), codes, dtype=torch.int64, device=noise.device)
+    if lower is not None:
+        base = base + lower.to(noise.device)
+    missing = total - base.sum(-1)  # [B]
+    if total > codes:
+        raise UsageError(f"a set of {total} tokens needs at least as many codes to start from, there are {codes}")
+    if not base.is_cuda and bool((missing < 0).any()):
+        raise UsageError(f"the lower bounds sum to {int(base.sum(-1).max())}, more than the {total} tokens of a set")
+    order = noise.uniform(codes).masked_fill(base > 0, -1.0).argsort(dim=-1, descending=True)
+    ranks = torch.arange(codes, device=base.device)
+    return base.scatter_add(-1, order, (ranks < missing[:, None]).long())
+
+
+def noised_counts(
+    clean: Tensor, t: Tensor, noise: RowNoise, *, process: Process = "gaussian", engine: Engine = "repair"
+) -> Tensor:
+    """A training pair's noisy state: clean counts [B, C], t [B] -> [B, C] int64 with the same sums.
+
+    Gaussian: around t clean + (1 - t) start with sigma = |start - clean| / 4 for each entry (equations 5, 6).
+    Exchangeable: every token is replaced by a random code with probability 1 - t.
+    All rows must have one sum. Raises: UsageError, SumError.
+    """
+    total = int(clean[0].sum())
+    if process == "exchangeable":
+        return _replaced(clean, t, noise)
+    start = start_counts(clean.shape[-1], total, noise)
+    active = ActiveEntries.where_different(clean, start, total)
+    one, other = active.of(clean).float(), active.of(start).float()
+    mean = t[:, None] * one + (1.0 - t[:, None]) * other
+    return _drawn(clean, active, gaussian_window(mean, (one - other).abs() / 4.0, total), total, noise, engine)
+
+
+def sample_counts(
+    denoise: Denoise,
+    start: Tensor,
+    settings: DiffusionSettings,
+    noise: RowNoise,
+    *,
+    from_t: float = 0.0,
+    lower: Tensor | None = None,
+    upper: Tensor | None = None,
+    on_step: Callable[[StepState], None] | None = None,
+) -> Tensor:
+    """Run the sampler from a state [B, C] int64 at time `from_t` to the end; gives back clean counts [B, C] int64.
+
+    Every state and the result sum to what `start` sums to. Bounds [B, C] or [C] hold for the result, exactly, and for
+    every state when `start` keeps them. `on_step` may raise to stop.
+    Raises: SumError when the bounds leave no way.
+    """
+    total, state = int(start[0].sum()), start
+    first = min(settings.steps - 1, int(from_t * settings.steps))
+    for step in range(first, settings.steps):
+        t, s = step / settings.steps, (step + 1) / settings.steps
+        log_p = denoise(state, t)
+        if settings.top_p:
+            log_p = restricted(log_p.float().softmax(-1), top_p=settings.top_p).log()
+        clean = sample_fixed_sum(
+            log_p, total, noise, engine=settings.engine, temperature=settings.temperature, lower=lower, upper=upper
+        )
+        if step + 1 == settings.steps:
+            state = clean
+        elif settings.process == "exchangeable":
+            state = _replaced(clean, torch.full((len(clean),), s, device=clean.device), noise, lower)
+        else:
+            state = _towards(state, clean, t, s, total, settings, noise)
+        if on_step is not None:
+            on_step(StepState(step, settings.steps, clean, state))
+    return state
+
+
+def _towards(
+    state: Tensor, clean: Tensor, t: float, s: float, total: int, settings: DiffusionSettings, noise: RowNoise
+) -> Tensor:
+    """The posterior step of the paper: around a z + (1 - a) x with a = (1 - s) / (1 - t)."""
+    active = ActiveEntries.where_different(state, clean, total)
+    z, x = active.of(state).float(), active.of(clean).float()
+    share = (1.0 - s) / (1.0 - t)
+    sigma = (z - x).abs() / (4.0 * (1.0 - t)) * settings.sigma_factor(s)
+    window = gaussian_window(share * z + (1.0 - share) * x, sigma, total)
+    return _drawn(clean, active, window, total, noise, settings.engine)
+
+
+def _drawn(
+    clean: Tensor, active: ActiveEntries, window: CountPmf, total: int, noise: RowNoise, engine: Engine
+) -> Tensor:
+    """New values for the active entries, so that the whole keeps its sum."""
+    kept = active.of(clean).sum(-1)  # what the active entries held together, they hold together again
+    engine = "repair" if engine == "official" else engine
+    return active.put(clean, sample_fixed_sum(window, kept, noise, engine=engine))
+
+
+def _replaced(clean: Tensor, t: Tensor, noise: RowNoise, lower: Tensor | None = None) -> Tensor:
+    fixed = torch.zeros_like(clean) if lower is None else torch.minimum(clean, lower.to(clean.device).expand_as(clean))
+    tokens, held = to_tokens(clean - fixed)
+    codes = clean.shape[-1]
+    keep = noise.uniform(tokens.shape[-1]) < t[:, None]
+    other = (noise.uniform(tokens.shape[-1]) * codes).long().clamp_max_(codes - 1)
+    return fixed + to_counts(torch.where(keep, tokens, other), codes, keep=held)
