@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import random
@@ -93,6 +94,31 @@ class Throughput(Callback):
             pl_module.log("speed/items_per_s", self._items * trainer.world_size / seconds, batch_size=1)
         pl_module.log("speed/waiting_for_data", min(1.0, self._waited / seconds), batch_size=1)
         self._items, self._batches, self._waited, self._since = 0, 0, 0.0, now
+
+
+class ReturnMemory(Callback):
+    """Gives freed memory back to the system now and then, when training on a CPU.
+
+    Batches of ever different lengths scatter the heap of glibc: measured on a 5 M parameter SLED in bfloat16, 100 small
+    batches held 400 MB too much, and the process kept growing. Does nothing on other systems and on GPUs.
+    """
+
+    def __init__(self, every_batches: int = 200) -> None:
+        """
+        Args:
+            every_batches: Batches between two returns.
+        """
+        self.every_batches = max(1, every_batches)
+        try:
+            self._trim: Callable[[int], int] | None = ctypes.CDLL("libc.so.6").malloc_trim
+        except (OSError, AttributeError):
+            self._trim = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._trim is not None and pl_module.device.type == "cpu" and batch_idx % self.every_batches == 0:
+            self._trim(0)
 
 
 class SampleLogger(Callback):

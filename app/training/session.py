@@ -26,7 +26,7 @@ from app.training.messages import readable
 from genmm.core.errors import CheckpointError, ConfigError, GenmmError, UsageError
 from genmm.core.files import safe_stem, write_json
 from models.base import GenerativeModule
-from models.callbacks import BatchSeeds, SampleLogger, Throughput
+from models.callbacks import BatchSeeds, ReturnMemory, SampleLogger, Throughput
 from models.checkpointing import LAST, Checkpoints, VerifiedCheckpointIO, read_checkpoint
 from models.ema import EMA
 
@@ -126,7 +126,9 @@ class Session(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-        callbacks = [BatchSeeds(), *callbacks, Throughput()] if self.subcommand == "fit" else [BatchSeeds()]
+        callbacks = (
+            [BatchSeeds(), *callbacks, Throughput(), ReturnMemory()] if self.subcommand == "fit" else [BatchSeeds()]
+        )
         if config.get("logger") and self.subcommand == "fit":
             callbacks.append(LearningRateMonitor("step"))
         try:

@@ -35,7 +35,7 @@ from app.web.speech_work import SYSTEM
 from app.web.status import StatusTab, health
 from app.web.storage import Storage
 from app.web.tab import SILENT, Page, Server, Tab
-from app.web.theme import HEAD, STYLE, theme
+from app.web.theme import FAVICON, HEAD, STYLE, theme
 from app.web.waiting import WaitingLine
 from genmm.core.errors import GenmmError, UsageError
 
@@ -161,6 +161,7 @@ def launch(demo: gr.Blocks) -> str:
             allowed_paths=[],
             blocked_paths=_blocked(server.storage),
             footer_links=["api"],
+            favicon_path=FAVICON,
             theme=theme(),
             css_paths=[STYLE],
             head=HEAD,
@@ -201,18 +202,21 @@ def serve(
     settings = WebSettings(
         host=host, port=port, auth=read_logins(auth), insecure=insecure, model=model, queue_max=queue_max, device=device
     )
-    demo = build(settings)
-    server: Server = demo.genmm_server
+    stop = _stop_at_sigterm()
+    server = make_server(settings)
     try:
-        url = launch(demo)
-        sys.stdout.write(f"genmm is at {url}  (stop it with Ctrl+C)\n")
-        sys.stdout.flush()
-        if open_browser:
-            webbrowser.open(url)
-        _wait_until_stopped()
+        demo = build(server=server)
+        try:
+            url = launch(demo)
+            sys.stdout.write(f"genmm is at {url}  (stop it with Ctrl+C)\n")
+            sys.stdout.flush()
+            if open_browser:
+                webbrowser.open(url)
+            _wait_until_stopped(stop)
+        finally:
+            server.runs.cancel_all()
+            demo.close(verbose=False)
     finally:
-        server.runs.cancel_all()
-        demo.close(verbose=False)
         server.storage.close()
 
 
@@ -230,11 +234,16 @@ def _reach_ourselves() -> None:
         os.environ[name] = ",".join([*([known] if known else []), *missing])
 
 
-def _wait_until_stopped() -> None:
-    """Sleep until Ctrl+C or SIGTERM."""
+def _stop_at_sigterm() -> threading.Event:
+    """An event that SIGTERM sets from now on, so that a server told to stop while it starts cleans up too."""
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
+
+
+def _wait_until_stopped(stop: threading.Event) -> None:
+    """Sleep until Ctrl+C or SIGTERM."""
     with contextlib.suppress(KeyboardInterrupt):
         while not stop.wait(0.2):
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -42,9 +43,12 @@ from app.web.speech_work import (
 )
 from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, UsageError
+from genmm.core.errors import Cancelled, GenmmError, UsageError
+from genmm.systems.sled.request import SpeechSettings
 
 __all__ = ["SpeechTab"]
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = (
     "Seven four one, nine two.",
@@ -62,6 +66,8 @@ class SpeechTab:
     def build(self, page: Page) -> None:
         """Draw both columns and connect them."""
         self.page, self.server = page, page.server
+        if self.server.pool.default(SYSTEM) is None:
+            gr.HTML(note_html(f"There is no speech model on this machine. Run: genmm pull {SYSTEM}", "problem"))
         with gr.Row(elem_classes=["gm-columns"]):
             with gr.Column(scale=5, min_width=300):
                 self._draw_form()
@@ -72,7 +78,16 @@ class SpeechTab:
 
     # ------------------------------------------------------------ drawing
 
+    def _look_up(self) -> None:
+        """What the controls start with; a damaged checkpoint must not keep the page from opening."""
+        try:
+            self._start, self._names = model_settings(self.server.pool, None), voice_names(self.server.pool, None)
+        except GenmmError as error:
+            log.warning("the settings of the first speech model cannot be read: %s", error)
+            self._start, self._names = SpeechSettings(), []
+
     def _draw_form(self) -> None:
+        self._look_up()
         limits = self.server.settings.limits
         self.text = gr.Textbox(
             label="Text",
@@ -90,7 +105,7 @@ class SpeechTab:
                 chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **SILENT)
         self._draw_voice()
         self.buttons = RunButtons.draw("Speak")
-        start = model_settings(self.server.pool, None)
+        start = self._start
         with gr.Accordion("Settings", open=False, elem_classes=["gm-flat"]):
             self.guidance = gr.Slider(
                 *GUIDANCE,
@@ -117,7 +132,7 @@ class SpeechTab:
             )
 
     def _draw_voice(self) -> None:
-        choices = voice_choices(voice_names(self.server.pool, None))
+        choices = voice_choices(self._names)
         self.voice = gr.Dropdown(
             choices=choices,
             value=choices[0][1],

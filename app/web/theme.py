@@ -7,10 +7,13 @@ from pathlib import Path
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
-__all__ = ["HEAD", "STYLE", "theme"]
+__all__ = ["FAVICON", "HEAD", "STYLE", "theme"]
 
 STYLE = Path(__file__).with_name("style.css")
 """Style sheet for what Gradio's theme cannot say."""
+
+FAVICON = Path(__file__).with_name("favicon.png")
+"""The sign of the page in browser tabs."""
 
 HEAD = f"""
 <meta name="color-scheme" content="light dark">

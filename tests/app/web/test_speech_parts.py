@@ -1,0 +1,155 @@
+"""Parts of the Speech tab that need no server: forms, recipes, pictures, models, ffmpeg."""
+
+from __future__ import annotations
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.web.ffmpeg import provide_ffmpeg
+from app.web.pool import ModelPool
+from app.web.speech_recipe import OWN, recipe_values
+from app.web.speech_view import stop_text
+from app.web.speech_work import SpeechForm, check_form, further_settings, model_settings, voice_names
+from app.web.status_view import count_text, models_html, size_text
+from app.web.thumbnail import SIZE, bar_levels, draw_sound_bars
+from genmm.core.errors import GenmmError, UsageError
+from genmm.core.limits import Limits
+from genmm.systems.sled.request import SpeechSettings
+
+
+@pytest.fixture
+def pool(model_folder) -> ModelPool:
+    return ModelPool(first=str(model_folder), device="cpu")
+
+
+def recipe(**settings) -> dict:
+    return {
+        "genmm": "0.1.0",
+        "task": "speech",
+        "model": {"name": "tiny"},
+        "settings": {"text": "hi", **settings},
+        "seeds": [5, 6],
+    }
+
+
+def test_a_good_form_passes():
+    check_form(SpeechForm(text="hi", takes=3, seeds=(1, 2, 3), guidance=1.0, temperature=0.0, more={"pause_s": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"text": ""}, "empty"),
+        ({"takes": 0}, "takes"),
+        ({"takes": 5}, "takes"),
+        ({"takes": 3, "seeds": (1, 2)}, "2 seeds"),
+        ({"guidance": -1.0}, "guidance"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"more": {"nonsense": 1}}, "nonsense"),
+        ({"more": {"draws": 0}}, "draws"),
+        ({"transcript": "x" * 3000}, "2000"),
+    ],
+)
+def test_a_bad_form_is_refused(wrong, said):
+    with pytest.raises(GenmmError, match=said):
+        check_form(SpeechForm(**{"text": "hi", **wrong}))
+
+
+def test_a_model_is_described_without_loading_it(pool):
+    assert pool.default("sled") == "tiny"
+    assert voice_names(pool, None) == ["ben", "anna"]
+    assert model_settings(pool, "tiny").voice == "ben"
+    assert pool.loaded() == []
+    with pytest.raises(UsageError, match="tiny"):
+        pool.info("../tiny", "sled")
+
+
+def test_models_are_loaded_once_and_dropped_when_there_are_too_many(model_folder, tmp_path, monkeypatch):
+    import shutil
+
+    for name in ("one", "two"):
+        shutil.copytree(model_folder, tmp_path / name)
+    monkeypatch.setenv("GENMM_MODELS", str(tmp_path))
+    pool = ModelPool(device="cpu", capacity=1)
+    first = pool.get("one", "sled")
+    assert pool.get("one", "sled") is first
+    assert pool.get("two", "sled") is not first
+    assert [model.name for model in pool.loaded()] == ["two"]
+    assert pool.unload() == 1
+    assert pool.loaded() == []
+
+
+def test_a_recipe_fills_the_form(pool):
+    text, model, voice, guidance, temperature, takes, seeds, more, *_ = recipe_values(
+        recipe(voice="anna", guidance=3.0, temperature=9.0, stop_threshold=0.9), pool, Limits()
+    )
+    assert (text, model["value"], voice["value"], guidance) == ("hi", "tiny", "anna", 3.0)
+    assert temperature == 1.5  # as far as the slider goes
+    assert (takes, seeds) == (2, "5, 6")
+    assert more == {"stop_threshold": 0.9}
+
+
+def test_a_recipe_of_another_machine_keeps_what_is_not_here(pool):
+    foreign = recipe(voice="recording", guidance="x")
+    foreign["model"]["name"] = "elsewhere"
+    _, model, voice, guidance, *_ = recipe_values(foreign, pool, Limits())
+    assert model == gr.skip()
+    assert "value" not in voice
+    assert (OWN, "Own recording") in [(value, label) for label, value in voice["choices"]]
+    assert guidance == gr.skip()
+
+
+@pytest.mark.parametrize("bad", [{"text": 5}, {"draws": 0}, {"stop_threshold": "high"}])
+def test_a_recipe_with_impossible_settings_is_refused(pool, bad):
+    with pytest.raises((UsageError, TypeError)):
+        recipe_values(recipe(**bad), pool, Limits())
+
+
+def test_only_settings_that_differ_are_carried_along():
+    start = SpeechSettings(pause_s=0.5)
+    same = {"pause_s": 0.5, "draws": 1, "guidance": 4.0, "text": "x", "precision": "float32 live"}
+    assert further_settings(same, start) == {}
+    assert further_settings({**same, "draws": 3}, start) == {"draws": 3}
+
+
+def test_the_thumbnail_shows_where_the_sound_is(tmp_path):
+    sound = np.concatenate([np.zeros(8000), 0.5 * np.ones(8000)]).astype(np.float32)
+    levels = bar_levels(sound, 10)
+    assert levels[:5].max() == 0.0
+    assert levels[5:].min() == pytest.approx(1.0)
+    assert bar_levels(np.zeros(100, np.float32), 10).max() == 0.0
+    picture = Image.open(draw_sound_bars(tmp_path / "a.png", sound))
+    assert (picture.size, picture.mode) == (SIZE, "RGBA")
+    solid = np.asarray(picture)[..., 3] > 128
+    assert solid[:, SIZE[0] // 2 :].sum() > 5 * solid[:, : SIZE[0] // 2].sum()
+
+
+def test_ffmpeg_is_found_or_its_absence_is_said(tmp_path, monkeypatch):
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert provide_ffmpeg(tmp_path / "bin")
+    assert (tmp_path / "bin" / "ffmpeg").exists()
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    assert not provide_ffmpeg(tmp_path / "other")
+
+
+def test_numbers_and_reasons_are_words():
+    assert [size_text(n) for n in (5, 1500, 12_345_678, 3.2e9, 25.3e11)] == [
+        "5 B",
+        "1.5 kB",
+        "12.3 MB",
+        "3.2 GB",
+        "2530 GB",
+    ]
+    assert [count_text(n) for n in (975, 3.9e6, 2.03e8, 1.2e9)] == ["0.975 k", "3.9 M", "203 M", "1.2 B"]
+    assert stop_text("stop") == "ended by itself"
+    assert stop_text("new_reason") == "new reason"
+
+
+def test_names_of_models_are_escaped():
+    model = dict.fromkeys(("name", "system", "source", "licence"), "<b>x</b>")
+    facts = {"models": [{**model, "parameters": 1, "size_bytes": 1, "problem": False}], "loaded": []}
+    assert "<b>" not in models_html(facts)
