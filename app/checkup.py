@@ -19,7 +19,7 @@ State = Literal["ok", "optional", "missing"]
 LEAST_FREE_BYTES = 2_000_000_000
 """Free disk below which pulling models or long batches will fail soon."""
 EXTRAS = {
-    "official": ("converting the authors' published checkpoints", "transformers"),
+    "official": ("text encoders of published checkpoints (SLED has none)", "transformers"),
     "ray": ("batches on a Ray cluster", "ray"),
     "test": ("the test suite", "pytest"),
 }
