@@ -1,0 +1,253 @@
+"""A stereo codec that a CPU can train: log-mel in, inverse short-time Fourier transform out, 12.5 latents a second.
+
+The released codec works on samples and takes GPUs; this one is ours and exists so that the embedded model can be
+trained on two cores. It meets the flow model through the same posterior and latent statistics.
+
+Letters: B batch, C audio channels (2), S samples, J spectral frames (100 a second), T latent frames, D latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.errors import CheckpointError, ConfigError, ShapeError
+from genmm.nn.spectral import LogMel, OverlapAddSynthesis
+from genmm.systems.melodyflow.config import known_fields
+from genmm.systems.melodyflow.latents import Posterior
+
+PIECE_FRAMES = 250
+"""Latent frames (20 s) that are decoded at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralCodecConfig:
+    """Sizes of the codec; the defaults are those of the embedded checkpoint (chosen by us, not from a paper)."""
+
+    sample_rate: int = 48000
+    """Samples a second."""
+    spectral_hop: int = 480
+    """Samples between spectral frames."""
+    frames_per_latent: int = 8
+    """Spectral frames that one latent stands for; 8 gives 12.5 latents a second."""
+    channels: int = 64
+    """Latent channels D."""
+    mel_bands: int = 96
+    """Bands of the log-mel input of left, right and their sum."""
+    analysis_window: int = 4096
+    """FFT size of the input, in samples; long, so that bass notes are told apart."""
+    onset_window: int = 1024
+    """FFT size of a second, coarser input that sees when notes begin."""
+    onset_bands: int = 32
+    """Bands of the second input."""
+    synthesis_window: int = 1920
+    """FFT size of the output, in samples; a multiple of `spectral_hop`."""
+    width: int = 192
+    """Width at the spectral rate."""
+    latent_width: int = 192
+    """Width at the latent rate."""
+    encoder_depth: int = 2
+    """Blocks of the encoder at the spectral rate."""
+    latent_depth: int = 2
+    """Blocks of encoder and decoder at the latent rate, each."""
+    decoder_depth: int = 4
+    """Blocks of the decoder at the spectral rate."""
+    deviation: float = 0.1
+    """Deviation of the posterior around the standardised latents, in [0, 2]."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name != "deviation" and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"codec.{entry.name} must be a whole number of at least 1, got {value!r}")
+        if self.synthesis_window % self.spectral_hop:
+            raise ConfigError(
+                f"codec.synthesis_window must be a multiple of spectral_hop, "
+                f"got {self.synthesis_window} and {self.spectral_hop}"
+            )
+        if not 0.0 <= self.deviation <= 2.0:
+            raise ConfigError(f"codec.deviation must be in [0, 2], got {self.deviation}")
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples that one latent stands for."""
+        return self.spectral_hop * self.frames_per_latent
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read a config. Raises: ConfigError for unknown fields and bad values."""
+        return cls(**known_fields(cls, values, "codec", True))
+
+
+class CentredBlock(nn.Module):
+    """A ConvNeXt block over time that sees both sides: [B, T, C] -> [B, T, C].
+
+    Source: ConvNeXt (arXiv 2201.03545) as used over time by Vocos (arXiv 2306.00814).
+    """
+
+    KERNEL = 7
+
+    def __init__(self, width: int, expansion: int = 3) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(width, width, self.KERNEL, padding=self.KERNEL // 2, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width, expansion * width)
+        self.contract = nn.Linear(expansion * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.2))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Add what a frame and its neighbours say."""
+        mixed = self._mixed(frames)
+        return frames + self.scale * self.contract(functional.gelu(self.expand(self.norm(mixed))))
+
+    def _mixed(self, frames: Tensor) -> Tensor:
+        """The depthwise convolution as shifted products: on a CPU several times faster than the kernel for it."""
+        half, length = self.KERNEL // 2, frames.shape[1]
+        if frames.device.type != "cpu":
+            return self.mix(frames.transpose(1, 2)).transpose(1, 2)
+        padded = functional.pad(frames, (0, 0, half, half))
+        weight = self.mix.weight[:, 0].to(frames.dtype)  # [C, k]
+        total = self.mix.bias.to(frames.dtype).expand_as(frames)
+        for tap in range(self.KERNEL):
+            total = torch.addcmul(total, padded[:, tap : tap + length], weight[:, tap])
+        return total
+
+
+def blocks(width: int, depth: int) -> nn.Sequential:
+    """Several blocks in a row."""
+    return nn.Sequential(*(CentredBlock(width) for _ in range(depth)))
+
+
+class SpectralEncoder(nn.Module):
+    """Waveform [B, 2, S] -> latents before standardisation [B, T, D]; S a multiple of the latent hop."""
+
+    def __init__(self, config: SpectralCodecConfig) -> None:
+        super().__init__()
+        self.frames_per_latent = config.frames_per_latent
+        rate, hop = config.sample_rate, config.spectral_hop
+        self.mels = nn.ModuleList(
+            LogMel(
+                rate,
+                window,
+                hop,
+                bands,
+                (window - config.synthesis_window) // 2 if window > config.synthesis_window else 0,
+            )
+            for window, bands in (
+                (config.analysis_window, config.mel_bands),
+                (config.onset_window, config.onset_bands),
+            )
+        )
+        self.enter = nn.Linear(3 * config.mel_bands + config.onset_bands, config.width)
+        self.fine = blocks(config.width, config.encoder_depth)
+        self.down = nn.Linear(config.width * config.frames_per_latent, config.latent_width)
+        self.coarse = blocks(config.latent_width, config.latent_depth)
+        self.norm = nn.LayerNorm(config.latent_width, eps=1e-6)
+        self.leave = nn.Linear(config.latent_width, config.channels)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Raw latents."""
+        middle = waveform.mean(1, keepdim=True)
+        signals = torch.cat((waveform, middle), 1)
+        mel = self.mels[0](signals.flatten(0, 1)).unflatten(0, signals.shape[:2])  # [B, 3, J, M]
+        onset = self.mels[1](middle[:, 0])  # [B, J, M']
+        features = torch.cat((mel.transpose(1, 2).flatten(2), onset), -1) / 4.0 + 1.0
+        frames = self.fine(self.enter(features))
+        frames = frames.unflatten(1, (-1, self.frames_per_latent)).flatten(2)  # [B, J, W] -> [B, T, 8 W]
+        return self.leave(self.norm(self.coarse(self.down(frames))))
+
+
+class SpectralDecoder(nn.Module):
+    """Standardised latents [B, T, D] -> waveform [B, 2, T * hop]."""
+
+    def __init__(self, config: SpectralCodecConfig) -> None:
+        super().__init__()
+        self.frames_per_latent = config.frames_per_latent
+        self.enter = nn.Linear(config.channels, config.latent_width)
+        self.coarse = blocks(config.latent_width, config.latent_depth)
+        self.up = nn.Linear(config.latent_width, config.width * config.frames_per_latent)
+        self.fine = blocks(config.width, config.decoder_depth)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.bins = config.synthesis_window // 2 + 1
+        self.leave = nn.Linear(config.width, 4 * self.bins)  # log-magnitude and phase of two channels
+        self.synthesis = OverlapAddSynthesis(config.synthesis_window, config.spectral_hop)
+
+    @property
+    def halo(self) -> int:
+        """Latent frames to each side that one latent frame of output can depend on."""
+        half = CentredBlock.KERNEL // 2
+        fine = half * len(self.fine) + self.synthesis.window_samples // self.synthesis.hop
+        return half * len(self.coarse) + -(-fine // self.frames_per_latent)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Waveforms in float32."""
+        frames = self.up(self.coarse(self.enter(latents))).unflatten(2, (self.frames_per_latent, -1)).flatten(1, 2)
+        frames = self.norm(self.fine(frames).float())
+        log_magnitude, phase = self.leave(frames).float().unflatten(2, (2, 2, self.bins)).unbind(2)
+        spectrum = torch.polar(log_magnitude.clamp_max(7.0).exp(), phase)  # [B, J, 2, F]
+        spectrum = spectrum.transpose(1, 2).flatten(0, 1)
+        return self.synthesis(spectrum).unflatten(0, (latents.shape[0], 2))
+
+
+class SpectralCodec(nn.Module):
+    """Encoder, standardisation of the latents, decoder."""
+
+    def __init__(self, config: SpectralCodecConfig = SpectralCodecConfig()) -> None:  # noqa: B008 - frozen
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = SpectralEncoder(config), SpectralDecoder(config)
+        self.standardise = nn.BatchNorm1d(config.channels, affine=False, momentum=0.01)
+        self.sample_rate, self.audio_channels = config.sample_rate, 2
+        self.hop_samples, self.channels = config.hop_samples, config.channels
+
+    def latents(self, waveform: Tensor) -> Tensor:
+        """Standardised latents [B, T, D] of waveforms [B, 2, S], S a multiple of the hop; differentiable."""
+        raw = self.encoder(waveform).float()
+        return self.standardise(raw.flatten(0, 1)).unflatten(0, (waveform.shape[0], -1))
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor) -> Posterior:
+        """The posterior [B, D, T] of waveforms [B, 2, S], T = ceil(S / hop). Raises: ShapeError."""
+        if waveform.ndim != 3 or waveform.shape[1] != 2 or waveform.shape[2] < 1:
+            raise ShapeError(f"encode needs a waveform [B, 2, S], got {tuple(waveform.shape)}")
+        padded = functional.pad(waveform.float(), (0, -waveform.shape[2] % self.hop_samples))
+        mean = self.latents(padded).transpose(1, 2)
+        return Posterior(mean, torch.full_like(mean, self.config.deviation))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, piece_frames: int = PIECE_FRAMES) -> Tensor:
+        """Waveform [B, 2, T * hop] float32 of latents [B, D, T], in pieces with a halo. Raises: ShapeError."""
+        if latents.ndim != 3 or latents.shape[1] != self.channels or latents.shape[2] < 1:
+            raise ShapeError(f"decode needs latents [B, {self.channels}, T], got {tuple(latents.shape)}")
+        steps, frames, pieces = latents.float().transpose(1, 2), latents.shape[2], []
+        for start in range(0, frames, piece_frames):
+            end = min(frames, start + piece_frames)
+            low, high = max(0, start - self.decoder.halo), min(frames, end + self.decoder.halo)
+            samples = self.decoder(steps[:, low:high])
+            pieces.append(samples[..., (start - low) * self.hop_samples : (end - low) * self.hop_samples])
+        return torch.cat(pieces, -1)
+
+    # ------------------------------------------------------------ folders
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> Self:
+        """Load config.json and model.safetensors. Raises: CheckpointError when they are not such a codec."""
+        config = read_config(Path(folder))
+        if config["system"] != "music-codec":
+            raise CheckpointError(f"expected a music-codec checkpoint, config.json says {config['system']!r}")
+        codec = cls(SpectralCodecConfig.from_dict(config["codec"]))
+        load_into(codec, {**load_tensors(Path(folder)), "standardise.num_batches_tracked": torch.tensor(0)})
+        return codec.eval().requires_grad_(False)
+
+    def save(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors, atomically."""
+        tensors = {name: value for name, value in self.state_dict().items() if not name.endswith("num_batches_tracked")}
+        config = {"system": "music-codec", "codec": asdict(self.config)}
+        save_checkpoint(Path(folder), config, tensors, dtype=dtype)

@@ -1,0 +1,310 @@
+"""Training of the music codecs: spectral and adversarial losses on stereo crops.
+
+`MusicCodecTask` trains the small codec of the embedded model, `MusicVaeTask` the variational one of the paper.
+Letters: B batch, S samples, T latent frames, D latent channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genmm.core.errors import ConfigError
+from genmm.losses.adversarial import (
+    MultiScaleSpectrumDiscriminator,
+    discriminator_hinge_loss,
+    feature_matching_loss,
+    generator_hinge_loss,
+)
+from genmm.losses.balancer import LossBalancer
+from genmm.losses.spectral import MultiScaleLogMelLoss
+from genmm.systems.melodyflow.config import SeanetConfig
+from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
+from genmm.systems.melodyflow.vae import SeanetCodec
+from models.base import BadStepPolicy, GenerativeModule, Stage
+from models.optim import OptimConfig
+
+
+def stereo_views(waveform: Tensor) -> Tensor:
+    """Left, right, middle and side [B, 4, S] of stereo [B, 2, S]; the loss must hear each of them."""
+    left, right = waveform.unbind(1)
+    return torch.stack((left, right, 0.5 * (left + right), 0.5 * (left - right)), 1)
+
+
+class StereoSpectralLoss(nn.Module):
+    """Log-mel distance of left, right, middle and side, and of single lines below 2 kHz, where pitch is decided."""
+
+    LINES_WINDOW, LINES_HZ = 4096, 2000.0
+
+    def __init__(self, sample_rate: int, lines_weight: float = 0.3) -> None:
+        super().__init__()
+        self.mel = MultiScaleLogMelLoss(sample_rate, (512, 1024, 2048, 4096), (40, 64, 96, 128))
+        self.lines_weight = lines_weight
+        self.bins = int(self.LINES_HZ / sample_rate * self.LINES_WINDOW)
+        self.register_buffer("window", torch.hann_window(self.LINES_WINDOW), persistent=False)
+
+    def forward(self, output: Tensor, target: Tensor, turn: int | None = None) -> Tensor:
+        """Loss of `output` against `target`, both [B, 2, S]; float32 scalar.
+
+        With `turn` (the step number) only a quarter of it is computed: two window sizes, and left and right or middle
+        and side; four turns in a row cover everything. On a CPU the whole costs more than the network.
+        """
+        output, target = stereo_views(output.float()), stereo_views(target.float())
+        scales, views = list(self.mel.scales), slice(None)
+        if turn is not None:
+            scales, views = scales[turn % 2 :: 2], slice(0, 2) if turn // 2 % 2 else slice(2, 4)
+        pairs = output[:, views].flatten(0, 1), target[:, views].flatten(0, 1)
+        loss = torch.stack([(scale(pairs[0]) - scale(pairs[1])).abs().mean() for scale in scales]).mean()
+        if self.lines_weight == 0.0 or (turn is not None and turn % 2 == 0):
+            return loss
+        middle = (self._lines(output[:, 2]) - self._lines(target[:, 2])).abs().mean()
+        return loss + self.lines_weight * (1 if turn is None else 2) * middle
+
+    def _lines(self, signal: Tensor) -> Tensor:
+        size = min(self.LINES_WINDOW, 1 << (signal.shape[-1].bit_length() - 1))
+        window = self.window if size == self.LINES_WINDOW else torch.hann_window(size, device=signal.device)
+        spectrum = torch.stft(signal, size, size // 4, window=window, return_complex=True)
+        return (spectrum[:, : max(1, self.bins * size // self.LINES_WINDOW)].abs() / size * 64 + 1e-3).log()
+
+
+class _CodecTask(GenerativeModule):
+    """What both codecs share: two optimizers by hand, discriminators that join late and take turns."""
+
+    def __init__(
+        self,
+        sample_rate: int,
+        total_steps: int,
+        adversarial_from: float,
+        windows: tuple[int, ...],
+        judge_width: int,
+        optimizer: OptimConfig | None,
+        bad_steps: BadStepPolicy | None,
+    ) -> None:
+        super().__init__(optimizer=optimizer, bad_steps=bad_steps)
+        if total_steps < 1 or not 0.0 <= adversarial_from <= 1.0:
+            raise ConfigError(
+                f"total_steps must be at least 1 and adversarial_from in [0, 1], got {total_steps}, {adversarial_from}"
+            )
+        self.automatic_optimization = False
+        self.total_steps, self.adversarial_start = total_steps, int(adversarial_from * total_steps)
+        self.discriminator = MultiScaleSpectrumDiscriminator(windows, judge_width)
+        self.spectral = StereoSpectralLoss(sample_rate)
+        self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW for the codec and one for the discriminators; the rate follows a cosine that `_set_rate` applies."""
+        config = self.optim_config
+        return [
+            torch.optim.AdamW(part.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
+            for part in (self.codec, self.discriminator)
+        ]
+
+    def ema_parameters(self) -> Any:
+        """The codec alone is averaged."""
+        return ((name, value) for name, value in self.named_parameters() if name.startswith("codec."))
+
+    def _set_rate(self, step: int) -> None:
+        config = self.optim_config
+        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        progress = min(1.0, step / self.total_steps)
+        fall = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * progress)))
+        for optimizer in self.optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * warm * fall
+
+    def _judged(self, output: Tensor, target: Tensor, optimizer: Any) -> dict[str, Tensor]:
+        """Train one discriminator on both channels and give back what it says about the codec's output.
+
+        Left and right are judged as separate sounds; the window sizes take turns, which costs a fraction of using all.
+        """
+        judge = self.discriminator.parts[int(self.step_count) % len(self.discriminator.parts)]
+        real_sound, fake_sound = target.flatten(0, 1), output.flatten(0, 1)
+        real, fake = judge(real_sound), judge(fake_sound.detach())
+        loss = discriminator_hinge_loss([real[0]], [fake[0]])
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        judge.requires_grad_(False)
+        logits, features = judge(fake_sound)
+        judge.requires_grad_(True)
+        return {
+            "judge": loss.detach(),
+            "fooling": generator_hinge_loss([logits]),
+            "matching": feature_matching_loss([real[1]], [features]),
+        }
+
+    def _finish(self, optimizer: Any, terms: dict[str, Tensor], batch: Tensor) -> None:
+        if self.check_gradients(optimizer):
+            torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 20.0)
+            optimizer.step()
+        self.step_count += 1
+        self.log_terms(terms, "train", len(batch))
+        if int(self.step_count) >= self.total_steps:
+            self.trainer.should_stop = True
+
+
+class MusicCodecTask(_CodecTask):
+    """Fits a SpectralCodec on crops [B, 2, S].
+
+    Latents get Gaussian noise of a random size up to `latent_noise`, which bounds what they can carry and teaches the
+    decoder to forgive the small errors of generated latents.
+
+    Args:
+        codec: sizes of the codec.
+        total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
+        mel_weight: weight of the spectral loss beside the adversarial ones.
+        feature_weight: weight of feature matching, relative to the adversarial loss.
+        adversarial_from: share of the run after which the discriminators join; 1 never.
+        latent_noise: upper end of the noise on standardised latents, in standard deviations.
+        start_from: codec folder to go on from; its sizes then replace `codec`.
+        train_encoder: False keeps encoder and latents, so that models of the latents stay valid.
+        export_dtype: number format of the exported weights.
+    """
+
+    system = "music-codec"
+
+    def __init__(
+        self,
+        codec: SpectralCodecConfig = SpectralCodecConfig(),  # noqa: B008 - frozen
+        total_steps: int = 6000,
+        mel_weight: float = 15.0,
+        feature_weight: float = 2.0,
+        adversarial_from: float = 1.0,
+        latent_noise: float = 0.4,
+        start_from: str | None = None,
+        train_encoder: bool = True,
+        export_dtype: str = "float16",
+        optimizer: OptimConfig | None = None,
+        bad_steps: BadStepPolicy | None = None,
+    ) -> None:
+        made = (
+            SpectralCodec(codec) if start_from is None else SpectralCodec.from_folder(start_from).requires_grad_(True)
+        )
+        super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
+        self.codec = made.train()
+        self.mel_weight, self.feature_weight = mel_weight, feature_weight
+        self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype
+        if not train_encoder:
+            self.codec.encoder.requires_grad_(False)
+
+    def on_train_epoch_start(self) -> None:
+        """A fixed encoder also keeps its latent statistics."""
+        self.codec.standardise.train(self.train_encoder)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """One step of the codec and, once they have joined, of the discriminators."""
+        codec_optimizer, judge_optimizer = self.optimizers()
+        self._set_rate(int(self.step_count))
+        latents = self.codec.latents(batch)
+        size = self.latent_noise * torch.rand(len(batch), 1, 1, device=batch.device)
+        output = self.codec.decoder(latents + size * torch.randn_like(latents))
+        spectral = self.spectral(output, batch, int(self.step_count))
+        terms, loss = {"spectral": spectral.detach()}, self.mel_weight * spectral
+        if int(self.step_count) >= self.adversarial_start:
+            judged = self._judged(output, batch, judge_optimizer)
+            loss = loss + judged["fooling"] + self.feature_weight * judged["matching"]
+            terms |= {name: value.detach() for name, value in judged.items()}
+        codec_optimizer.zero_grad()
+        self.manual_backward(loss)
+        self._finish(codec_optimizer, {"loss": loss.detach(), **terms}, batch)
+
+    def losses(self, batch: Tensor, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
+        """Distance of held-out crops through the codec, without noise, and of the sides alone."""
+        output = self.codec.decode(self.codec.encode(batch).mean)[..., : batch.shape[-1]]
+        loss = self.spectral(output, batch)
+        return {"loss": loss, "mel": self.spectral.mel(output.flatten(0, 1), batch.flatten(0, 1))}
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the codec folder."""
+        self.codec.save(Path(folder), dtype=getattr(torch, self.export_dtype))
+        return Path(folder)
+
+
+class MusicVaeTask(_CodecTask):
+    """Fits the variational codec of the paper on crops [B, 2, S], with the public recipes that section 2.4 lists.
+
+    Spectral, sample, adversarial and feature-matching losses share the gradient of the output through a balancer; the
+    KL term, which acts on the latents, is added with its own weight.
+
+    Args:
+        codec: sizes of the codec.
+        total_steps: length of the run.
+        spectral_weight: share of the multi-scale mel loss.
+        sample_weight: share of the L1 loss of samples.
+        adversarial_weight: share of the adversarial loss.
+        feature_weight: share of feature matching.
+        kl_weight: weight of the KL divergence of the posterior; the paper's is not public, 1e-4 is Stable Audio's.
+        adversarial_from: share of the run after which the discriminators join; 1 never.
+        discriminator_windows: FFT sizes of the discriminators, in samples.
+        discriminator_width: channels of their first layer.
+        optimizer: learning rate and warm-up.
+        bad_steps: what to do when a gradient is not finite.
+    """
+
+    system = "music-vae"
+
+    def __init__(
+        self,
+        codec: SeanetConfig = SeanetConfig(),  # noqa: B008 - frozen
+        total_steps: int = 400_000,
+        spectral_weight: float = 2.0,
+        sample_weight: float = 0.1,
+        adversarial_weight: float = 4.0,
+        feature_weight: float = 4.0,
+        kl_weight: float = 1e-4,
+        adversarial_from: float = 0.0,
+        discriminator_windows: tuple[int, ...] = (2048, 1024, 512, 256, 128),
+        discriminator_width: int = 32,
+        optimizer: OptimConfig | None = None,
+        bad_steps: BadStepPolicy | None = None,
+    ) -> None:
+        windows = tuple(discriminator_windows)
+        super().__init__(
+            codec.sample_rate, total_steps, adversarial_from, windows, discriminator_width, optimizer, bad_steps
+        )
+        if codec.channels != 2:
+            raise ConfigError(f"the training losses are stereo, codec.channels must be 2, got {codec.channels}")
+        if kl_weight < 0:
+            raise ConfigError(f"kl_weight must be at least 0, got {kl_weight}")
+        self.codec = SeanetCodec(codec).with_weight_norm()
+        self.kl_weight = kl_weight
+        self.balancer = LossBalancer(
+            {"spectral": spectral_weight, "samples": sample_weight, "fooling": adversarial_weight,
+             "matching": feature_weight}
+        )  # fmt: skip
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        """One balanced step of the codec, and one of a discriminator."""
+        codec_optimizer, judge_optimizer = self.optimizers()
+        self._set_rate(int(self.step_count))
+        posterior = self.codec.encode(batch)
+        output = self.codec.decode(posterior.sample(torch.randn_like(posterior.mean)))[..., : batch.shape[-1]]
+        parts = {"spectral": self.spectral(output, batch), "samples": (output - batch).abs().mean()}
+        terms = {}
+        if int(self.step_count) >= self.adversarial_start:
+            judged = self._judged(output, batch, judge_optimizer)
+            terms["judge"] = judged.pop("judge")
+            parts |= judged
+        divergence = posterior.divergence()
+        codec_optimizer.zero_grad()
+        gradient = self.balancer.gradient(parts, output)
+        self.manual_backward(self.kl_weight * divergence, retain_graph=True)
+        output.backward(gradient)
+        terms |= {name: value.detach() for name, value in parts.items()} | {"kl": divergence.detach()}
+        self._finish(codec_optimizer, {"loss": terms["spectral"], **terms}, batch)
+
+    def losses(self, batch: Tensor, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
+        """Spectral distance of held-out crops through the mean of the posterior."""
+        posterior = self.codec.encode(batch)
+        output = self.codec.decode(posterior.mean)[..., : batch.shape[-1]]
+        return {"loss": self.spectral(output, batch), "kl": posterior.divergence()}
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the codec folder, with the weight normalisation multiplied out."""
+        plain = SeanetCodec(self.codec.config).with_weight_norm()
+        plain.load_state_dict(self.codec.state_dict())
+        plain.without_weight_norm().save(Path(folder))
+        return Path(folder)
