@@ -21,7 +21,11 @@ __all__ = ["SYSTEMS", "ModelInfo", "Pipeline", "check_model_name", "find_model",
 
 log = logging.getLogger(__name__)
 
-SYSTEMS: dict[str, str] = {"sled": "genmm.systems.sled.pipeline:SledPipeline"}
+SYSTEMS: dict[str, str] = {
+    "sled": "genmm.systems.sled.pipeline:SledPipeline",
+    "rasl": "genmm.systems.rasl.pipeline:RaslPipeline",
+    "vqtoken": "genmm.systems.vqtoken.pipeline:VqTokenPipeline",
+}
 """Pipeline class per system name, as "module:class"."""
 
 Source = Literal["embedded", "pulled", "folder"]
