@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from genmm.core.errors import CheckpointError, DataError, UsageError
 from genmm.core.files import atomic_path, parse_json
@@ -27,6 +28,7 @@ __all__ = [
     "CONFIG_NAME",
     "FORMAT_VERSION",
     "WEIGHTS_NAME",
+    "UnsetWeights",
     "checkpoint_file",
     "fingerprint",
     "load_into",
@@ -122,6 +124,21 @@ def load_tensors(
     return read_tensors(path, dtype=dtype, limits=limits)
 
 
+class UnsetWeights(TorchFunctionMode):
+    """Within the block modules are built with memory as it is found, for weights that are read into them next.
+
+    Leaves out the random start of torch.nn.init, so it is fast and the global random state stays as it is. Building on
+    the meta device does the same, but imports torch's compiler: 2.1 s of processor time for the embedded speech
+    network, where this takes 0.03 s. Buffers that a module computes are right.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors into a module; every name and shape must agree. The module keeps its dtype and device.
 
@@ -205,7 +222,7 @@ def _check_config(path: Path, config: Any) -> None:
 
 def _config_text(config: Mapping[str, Any], digest: str) -> str:
     if not isinstance(config.get("system"), str) or not _SYSTEM.fullmatch(config["system"]):
-        raise UsageError(f"a checkpoint config needs \"system\", a short lower-case name; got {config.get('system')!r}")
+        raise UsageError(f'a checkpoint config needs "system", a short lower-case name; got {config.get("system")!r}')
     entries = {"format_version": FORMAT_VERSION, **plain(config), _DIGEST: digest}
     if entries["format_version"] != FORMAT_VERSION:
         raise UsageError(f"this genmm writes format {FORMAT_VERSION}, got {entries['format_version']!r}")

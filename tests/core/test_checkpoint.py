@@ -31,6 +31,25 @@ def write_config(folder, text):
     (folder / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
+def test_modules_for_stored_weights_are_built_without_drawing_random_ones(folder, module):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.arange(5.0), persistent=False)
+            self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+            self.words = nn.Embedding(7, 2)
+
+    state = torch.get_rng_state()
+    with cp.UnsetWeights():
+        net = Net()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(net.table, torch.arange(5.0))
+    cp.load_into(net.layers, cp.load_tensors(folder))
+    assert all(torch.equal(a, b) for a, b in zip(net.layers.parameters(), module.parameters(), strict=True))
+    nn.Linear(3, 4)
+    assert not torch.equal(torch.get_rng_state(), state)  # outside the block it would have been drawn
+
+
 def test_a_module_survives_the_folder(folder, module):
     assert names(folder) == ["config.json", "model.safetensors", "vocab.json"]
     config = cp.read_config(folder)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import load_into, save_checkpoint
+from genmm.core.checkpoint import UnsetWeights, load_into, save_checkpoint
 from genmm.core.errors import CheckpointError, ConfigError, GenerationError
 from genmm.core.events import Progress
 from genmm.core.files import read_json
@@ -163,9 +162,9 @@ def _read_official_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _check_tensors(config: SledConfig, tensors: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError that lists every name and shape which is not that of the network."""
-    with torch.device("meta"):
+    with UnsetWeights():
         network = SledNetwork(config)
-    load_into(network.to_empty(device="cpu"), tensors)
+    load_into(network, tensors)
 
 
 def _read_tokenizer(folder: Path, config: SledConfig) -> SledTokenizer:

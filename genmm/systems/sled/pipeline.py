@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import UnsetWeights, fingerprint, load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, GenmmError, UsageError
 from genmm.core.events import CancelToken, Event, Finished
@@ -86,9 +86,8 @@ class SledPipeline:
         kind = config.get("codec", {}).get("kind")
         if kind not in CODECS:
             raise CheckpointError(f"{folder}/config.json names the codec {kind!r}; known: {', '.join(CODECS)}")
-        with torch.device("meta"):  # no random start for weights that are about to be read
-            network = SledNetwork(SledConfig.from_dict(config["network"]))
-        network = network.to_empty(device="cpu").eval().requires_grad_(False)
+        with UnsetWeights():
+            network = SledNetwork(SledConfig.from_dict(config["network"])).eval().requires_grad_(False)
         load_into(network, load_tensors(folder))
         pipeline = cls(
             network,
