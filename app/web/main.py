@@ -28,7 +28,7 @@ from app.web.ffmpeg import provide_ffmpeg
 from app.web.gate import Gate
 from app.web.history import History
 from app.web.pool import ModelPool
-from app.web.runs import RunBook
+from app.web.runs import RUN_THREAD, RunBook
 from app.web.settings import Login, WebSettings, read_logins
 from app.web.speech import SpeechTab
 from app.web.speech_work import SYSTEM
@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 
 TABS: tuple[type[Tab], ...] = (SpeechTab, BatchTab)
 """Tabs in order; History and Status follow them."""
+
+WARM_UP_THREAD = "genmm-warm-up"
+STOP_S = 60.0
+"""Longest wait for a thread at the end, in seconds; a cancelled run ends within a step, loading a model within some."""
 
 HEADER = """
 <header class="gm-header">
@@ -178,7 +182,7 @@ def launch(demo: gr.Blocks) -> str:
             f"cannot listen on {settings.host} port {settings.port}: it is in use or not allowed; try --port 0"
         ) from error
     server.storage.start_sweeping()
-    threading.Thread(target=_warm_up, args=(server,), name="genmm-warm-up", daemon=True).start()
+    threading.Thread(target=_warm_up, args=(server,), name=WARM_UP_THREAD, daemon=True).start()
     return url
 
 
@@ -216,6 +220,7 @@ def serve(
         finally:
             server.runs.cancel_all()
             demo.close(verbose=False)
+            _wait_for_workers()
     finally:
         server.storage.close()
 
@@ -247,6 +252,13 @@ def _wait_until_stopped(stop: threading.Event) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while not stop.wait(0.2):
             pass
+
+
+def _wait_for_workers() -> None:
+    """Let the threads end that use models: Python may crash when it ends while they are inside native code."""
+    for thread in threading.enumerate():
+        if thread.name in (RUN_THREAD, WARM_UP_THREAD):
+            thread.join(STOP_S)
 
 
 def _warm_up(server: Server) -> None:

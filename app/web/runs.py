@@ -18,8 +18,10 @@ from typing import Any
 from genmm.core.errors import Cancelled
 from genmm.core.events import CancelToken, Event
 
-__all__ = ["Run", "RunBook", "stream_events", "stream_work"]
+__all__ = ["RUN_THREAD", "Run", "RunBook", "stream_events", "stream_work"]
 
+RUN_THREAD = "genmm-run"
+"""Name of the threads that do the work."""
 _END = object()
 Post = Callable[[Event], None]
 """Hands one event to the page, from any thread."""
@@ -122,7 +124,7 @@ async def stream_work(work: Callable[[CancelToken, Post], None], token: CancelTo
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(gone.set)
 
-    threading.Thread(target=run, name="genmm-run", daemon=True).start()
+    threading.Thread(target=run, name=RUN_THREAD, daemon=True).start()
     try:
         while (item := await box.get()) is not _END:
             if isinstance(item, BaseException):

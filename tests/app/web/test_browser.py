@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+from app.web import speech
+from genmm.core.events import PartialAudio
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -70,16 +75,36 @@ def press(tab, name: str) -> None:
     tab.get_by_role("button", name=name, exact=True).first.click()
 
 
-def test_sound_starts_before_the_sentence_is_finished(tab, until):
+@pytest.fixture
+def held(monkeypatch) -> Iterator[threading.Event]:
+    """Every speech lasts at least 6 s and stops after 3 s of sound until the event is set or somebody cancels."""
+    go_on, plain = threading.Event(), speech.speak_events
+
+    def hold(form, *rest):
+        work = plain(replace(form, more={"min_s": 6.0, "max_s": 8.0}), *rest)
+
+        def events(token):
+            made_s = 0.0
+            for event in work(token):
+                yield event
+                if isinstance(event, PartialAudio):
+                    made_s += event.samples.shape[-1] / event.sample_rate
+                while made_s > 3.0 and not go_on.wait(0.02):
+                    token.check()
+
+        return events
+
+    monkeypatch.setattr(speech, "speak_events", hold)
+    yield go_on
+    go_on.set()
+
+
+def test_sound_starts_before_the_sentence_is_finished(tab, held, until):
     tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-progress", timeout=60_000)
-    for _ in range(600):
-        if tab.segments or tab.locator(".gm-note-done").count():
-            break
-        tab.wait_for_timeout(50)
-    assert tab.segments, "no piece of sound was fetched"
-    assert tab.locator(".gm-note-done").count() == 0, "the sound was fetched only when all of it was there"
+    until(lambda: _tick(tab) or bool(tab.segments), "a piece of sound to be fetched", timeout_s=90)
+    assert tab.locator(".gm-note-done").count() == 0
+    held.set()
     tab.wait_for_selector(".gm-note-done", timeout=90_000)
     assert tab.locator("#speech-result").is_visible()
     shown = tab.locator(".gm-picture:visible")
@@ -87,23 +112,24 @@ def test_sound_starts_before_the_sentence_is_finished(tab, until):
     assert "nine ten" in tab.locator(".gm-list").inner_text()
 
 
-def test_cancel_stops_and_the_next_run_works(tab, server, until):
-    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 30)
+def test_cancel_stops_and_the_next_run_works(tab, held, server, until):
+    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
     until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
     press(tab, "Cancel")
     tab.wait_for_selector(".gm-note-stopped", timeout=30_000)
     until(lambda: _tick(tab) or not server.runs.active(), "the run to end")
+    held.set()
     tab.fill(TEXT, "one")
     press(tab, "Speak")
     tab.wait_for_selector(".gm-note-done", timeout=60_000)
 
 
-def test_cancel_takes_a_waiting_run_out_of_the_line(tab, browser, page, server, until):
+def test_cancel_takes_a_waiting_run_out_of_the_line(tab, held, browser, page, server, until):
     other = browser.new_context().new_page()
     other.goto(page)
     other.wait_for_selector(TEXT, timeout=60_000)
-    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 30)
+    tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
     until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
     other.fill(TEXT, "one")
@@ -113,6 +139,7 @@ def test_cancel_takes_a_waiting_run_out_of_the_line(tab, browser, page, server, 
     other.wait_for_selector(".gm-note-stopped", timeout=30_000)
     assert len(server.runs.active()) == 1  # the other visitor's run goes on
     press(tab, "Cancel")
+    held.set()
     press(other, "Speak")
     other.wait_for_selector(".gm-note-done", timeout=60_000)
     other.context.close()
