@@ -53,7 +53,8 @@ def coupled(noise: Tensor, data: Tensor) -> Tensor:
     if noise.shape != data.shape:
         raise ShapeError(f"noise and data need one shape, got {tuple(noise.shape)} and {tuple(data.shape)}")
     # |n|^2 and |d|^2 are fixed by row or column and do not change the best assignment.
-    cost = -(data.flatten(1).float() @ noise.flatten(1).float().T)
+    with torch.autocast(data.device.type, enabled=False):
+        cost = -(data.flatten(1).float() @ noise.flatten(1).float().T)
     _, order = linear_sum_assignment(cost.detach().cpu().numpy())
     return noise[torch.as_tensor(order, device=noise.device)]
 

@@ -77,7 +77,11 @@ def joint(velocity: WindowVelocity, windows: Windows) -> Velocity:
     return whole
 
 
-def circular(velocity: Velocity, shifts: Sequence[int]) -> Velocity:
+TurnedVelocity = Callable[[Tensor, float, int], Tensor]
+"""(state turned by so many frames, flow step, that number) -> velocity of the turned state."""
+
+
+def circular(velocity: TurnedVelocity, shifts: Sequence[int]) -> Velocity:
     """A velocity on a circle: call i sees the state turned by shifts[i mod n], so no place is ever the seam for long.
 
     The network has positions from 0 to T - 1; turning the state moves the seam between the last and the first frame
@@ -92,6 +96,6 @@ def circular(velocity: Velocity, shifts: Sequence[int]) -> Velocity:
         nonlocal calls
         shift = shifts[calls % len(shifts)]
         calls += 1
-        return velocity(state.roll(shift, -1), t).roll(-shift, -1)
+        return velocity(state.roll(shift, -1), t, shift).roll(-shift, -1)
 
     return turned

@@ -42,9 +42,9 @@ def test_each_window_is_told_its_index():
 
 def test_turning_changes_nothing_for_a_velocity_without_positions_and_moves_the_seam_otherwise():
     state, seen = torch.arange(6.0).view(1, 1, 6), []
-    turned = circular(lambda x, t: seen.append(x.clone()) or x * 2, [0, 2])
+    turned = circular(lambda x, t, shift: seen.append((x.clone(), shift)) or x * 2, [0, 2])
     assert torch.equal(turned(state, 0.0), state * 2) and torch.equal(turned(state, 0.5), state * 2)
-    assert seen[1].flatten().tolist() == [4, 5, 0, 1, 2, 3]
+    assert seen[1][0].flatten().tolist() == [4, 5, 0, 1, 2, 3] and [shift for _, shift in seen] == [0, 2]
 
 
 @pytest.mark.parametrize("bad", [(0, 4, 1), (10, 4, 4), (10, 0, 0), (10, 4, -1)])
@@ -52,4 +52,4 @@ def test_impossible_windows_are_refused(bad):
     with pytest.raises(UsageError):
         cover(*bad)
     with pytest.raises(UsageError):
-        circular(lambda x, t: x, [])
+        circular(lambda x, t, shift: x, [])

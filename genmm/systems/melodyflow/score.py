@@ -21,6 +21,14 @@ FADE_S = (0.5, 2.0)
 SCORE_FEATURES = 2 * (1 + len(HARMONICS)) + 2 + 12 + 12 + 2 * len(FADE_S)
 """F: phases of bar and beat, onset of bar and beat, chord notes, chord root, distance from start and to the end."""
 
+_HARMONICS_END = 2 * (1 + len(HARMONICS))
+GROUPS: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = (
+    ((0, 1, _HARMONICS_END + 1), ("tempo_bpm", "metre")),
+    ((*range(2, _HARMONICS_END), _HARMONICS_END), ("tempo_bpm",)),
+    (tuple(range(_HARMONICS_END + 2, _HARMONICS_END + 26)), ("tempo_bpm", "metre", "tonic", "mode", "progression")),
+)
+"""Columns, and the caption fields without which they are zero; the columns that are in no group need none."""
+
 
 def score_features(
     caption: Caption,
@@ -38,13 +46,12 @@ def score_features(
     """
     middle_s = start_s + (np.arange(frames) + 0.5) / frame_rate
     features = np.zeros((frames, SCORE_FEATURES), dtype=np.float32)
-    place = 0
+    place = _HARMONICS_END + 2
     if caption.tempo_bpm:
         beats = middle_s * caption.tempo_bpm / 60.0
-        place = _phases(features, beats, caption)
-        _onsets(features[:, place:], beats, caption, frame_rate)
-    place = 2 * (1 + len(HARMONICS)) + 2
-    if caption.tempo_bpm and caption.tonic and caption.mode and caption.progression:
+        _phases(features, beats, caption)
+        _onsets(features[:, _HARMONICS_END:], beats, caption, frame_rate)
+    if caption.tempo_bpm and caption.metre and caption.tonic and caption.mode and caption.progression:
         bars = np.floor(middle_s * caption.tempo_bpm / 60.0 / caption.beats_per_bar).astype(int)
         _chords(features[:, place : place + 24], bars, caption)
     if total_s is not None and not circular:
@@ -54,7 +61,7 @@ def score_features(
     return features
 
 
-def _phases(features: np.ndarray, beats: np.ndarray, caption: Caption) -> int:
+def _phases(features: np.ndarray, beats: np.ndarray, caption: Caption) -> None:
     cycles = [float(harmonic) * beats for harmonic in HARMONICS]
     if caption.metre is not None:
         cycles.insert(0, beats / caption.beats_per_bar)
@@ -64,7 +71,6 @@ def _phases(features: np.ndarray, beats: np.ndarray, caption: Caption) -> int:
         if not np.isnan(cycle).any():
             features[:, 2 * index] = np.sin(2.0 * math.pi * cycle)
             features[:, 2 * index + 1] = np.cos(2.0 * math.pi * cycle)
-    return 2 * len(cycles)
 
 
 def _onsets(features: np.ndarray, beats: np.ndarray, caption: Caption, frame_rate: float) -> None:
@@ -72,9 +78,9 @@ def _onsets(features: np.ndarray, beats: np.ndarray, caption: Caption, frame_rat
     per_frame = (caption.tempo_bpm or 0.0) / 60.0 / frame_rate
     for column, length in ((0, 1), (1, caption.beats_per_bar if caption.metre else 0)):
         if length:
-            begun = np.floor((beats + per_frame / 2) / length)
+            begun = np.ceil((beats - per_frame / 2) / length - 1e-6)
             share = (begun * length - (beats - per_frame / 2)) / per_frame  # where in the frame it begins, 0 to 1
-            features[:, column] = np.where((share >= 0) & (share <= 1), 1.0 - 0.5 * share, 0.0)
+            features[:, column] = np.where((share > -1e-6) & (share < 1 - 1e-6), 1.0 - 0.5 * share, 0.0)
 
 
 def _chords(features: np.ndarray, bars: np.ndarray, caption: Caption) -> None:
