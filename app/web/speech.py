@@ -91,11 +91,11 @@ class SpeechTab:
         limits = self.server.settings.limits
         self.text = gr.Textbox(
             label="Text",
-            info="What to say, in English. Shift+Enter starts. Numbers and common signs are spelled out first.",
+            info=f"What to say, in English, at most {limits.text_chars} characters. Shift+Enter starts. Numbers and "
+            "common signs are spelled out first.",
             placeholder="Write a sentence, or take an example below.",
             lines=4,
             max_lines=12,
-            max_length=limits.text_chars,
             autofocus=True,
             elem_id="speech-text",
         )
@@ -152,7 +152,6 @@ class SpeechTab:
                 label="What is said in the recording",
                 info="Optional, but the voice is met better when the words are known.",
                 lines=2,
-                max_length=self.server.settings.limits.text_chars,
             )
 
     def _draw_result(self) -> None:

@@ -87,10 +87,10 @@ BOMBS = {
 def test_header_bombs_are_refused_at_once(tmp_path, name):
     data, text = BOMBS[name]
     (tmp_path / "w").write_bytes(data)
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(CheckpointError, match=text):
         read_tensors(tmp_path / "w")
-    assert time.perf_counter() - start < 2.0
+    assert time.thread_time() - start < 2.0
 
 
 def test_too_many_entries_are_refused(tmp_path):

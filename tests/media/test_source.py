@@ -61,10 +61,8 @@ def test_what_is_no_file_with_content_is_refused(reader, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_that_nobody_writes_to_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
-    begin = time.monotonic()
-    with pytest.raises(MediaError, match="regular file"):
+    with pytest.raises(MediaError, match="regular file"):  # a reader that opens it waits until the test's time is up
         read_audio(tmp_path / "pipe.wav")
-    assert time.monotonic() - begin < 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")

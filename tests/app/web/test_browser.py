@@ -145,10 +145,12 @@ def test_cancel_takes_a_waiting_run_out_of_the_line(tab, held, browser, page, se
     other.context.close()
 
 
-def test_a_mistake_is_said_before_anything_starts(tab):
+@pytest.mark.parametrize(("text", "said"), [("", "the text is empty"), ("seven " * 900, "the limit is 2000")])
+def test_a_mistake_is_said_before_anything_starts(tab, text, said):
+    tab.fill(TEXT, text)
     press(tab, "Speak")
     tab.wait_for_selector(".toast-body", timeout=30_000)
-    assert "the text is empty" in tab.locator(".toast-body").first.inner_text()
+    assert said in tab.locator(".toast-body").first.inner_text()
     assert tab.get_by_role("button", name="Speak", exact=True).first.is_enabled()
 
 
