@@ -1,0 +1,1 @@
+"""RASL: highlight scores for any footage, learned without labels from pictures and their sound."""
