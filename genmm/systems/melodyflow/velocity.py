@@ -5,6 +5,8 @@ Letters: B rows of the state, D latent channels, T frames.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,6 @@ class PromptedFlow:
     """Velocities of a network for fixed prompts.
 
     The state may hold several copies of the prompt batch one after the other (the regularised inversion does that).
-    `rows` counts the rows that went through the network.
     """
 
     def __init__(
@@ -27,7 +28,8 @@ class PromptedFlow:
         """prompt None = no text at all; negative None = guidance away from no text."""
         self.network, self.prompt, self.negative = network, prompt, negative
         self.both = prompt if prompt is None or negative is None else joined(prompt, negative)
-        self.calls, self.rows = 0, 0
+        self._counts = [0, 0]
+        self._turned: dict[int, PromptedFlow] = {}
         self._times: dict[float, Tensor] = {}
         self._rotation: tuple[int, tuple[Tensor, Tensor]] | None = None
         self._copies: dict[int, TextCondition] = {}
@@ -49,6 +51,24 @@ class PromptedFlow:
         if self.prompt is None and self.negative is None:
             return self.conditional
         return guided(self.conditional, self.pair, guidance)
+
+    def turned(self, shift: int) -> PromptedFlow:
+        """The same prompts when the state is turned by so many frames, for circular sampling; calls count here."""
+        if shift not in self._turned:
+            other = PromptedFlow(self.network, _turned(self.prompt, shift), negative=_turned(self.negative, shift))
+            other._times, other._counts = self._times, self._counts
+            self._turned[shift] = other
+        return self._turned[shift]
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network so far."""
+        return self._counts[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows that went through the network so far."""
+        return self._counts[1]
 
     def prepare(self, grid: tuple[float, ...]) -> None:
         """Embed all flow steps of a grid in one go."""
@@ -76,8 +96,15 @@ class PromptedFlow:
         if self._rotation is None or self._rotation[0] != state.shape[2]:
             self._rotation = (state.shape[2], self.network.transformer.rope(state.shape[2]))
         self.prepare((t,))
-        self.calls += 1
-        self.rows += len(state)
+        self._counts[0] += 1
+        self._counts[1] += len(state)
         step = torch.full((1,), t, device=state.device)
         time = self._times[t]
         return self.network(state, step, condition, time=time, rotation=self._rotation[1]).float()
+
+
+def _turned(condition: TextCondition | None, shift: int) -> TextCondition | None:
+    """A condition whose frames are turned; what does not change along the frames stays."""
+    if condition is None or condition.frames is None or condition.frames.shape[1] == 1:
+        return condition
+    return replace(condition, frames=condition.frames.roll(shift, 1))

@@ -1,0 +1,225 @@
+"""Carries jobs out: noise, windows, solver, codec. Everything long is a generator of Progress that ends in a value.
+
+Letters: B rows, C audio channels, S samples, D latent channels, T latent frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from genmm.core.errors import GenerationError
+from genmm.core.events import CancelToken, Progress
+from genmm.core.seeds import derive_seed, generators, noise_for
+from genmm.samplers.guidance import Guidance
+from genmm.samplers.inversion import invert_regularised
+from genmm.samplers.ode import Move, Projection, Velocity, moves
+from genmm.samplers.schedules import flow_grid
+from genmm.samplers.windows import Windows, circular, cover, joint
+from genmm.systems.melodyflow.latents import MusicCodec
+from genmm.systems.melodyflow.network import FlowNetwork, TextCondition
+from genmm.systems.melodyflow.prompts import Prompt, Section, TextReader
+from genmm.systems.melodyflow.request import MusicSettings
+from genmm.systems.melodyflow.velocity import PromptedFlow
+
+Work = Generator[Progress, None, Tensor]
+"""Events on the way, latents at the end."""
+TURNS = 8
+"""Different places of the seam in circular sampling."""
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """The velocities of a whole piece, made of one window or of several sampled together."""
+
+    windows: Windows
+    flows: tuple[PromptedFlow, ...]
+    """One per window."""
+    shifts: tuple[int, ...] = ()
+    """Turns of a circular piece, one per call in turn; empty for a piece with two ends."""
+
+    @property
+    def conditional(self) -> Velocity:
+        """With the prompt, without guidance."""
+        return self._over(lambda flow: flow.conditional)
+
+    def guided(self, guidance: Guidance) -> Velocity:
+        """With guidance."""
+        return self._over(lambda flow: flow.guided(guidance))
+
+    def _over(self, part: Callable[[PromptedFlow], Velocity]) -> Velocity:
+        if self.shifts:
+            return circular(lambda x, t, shift: part(self.flows[0].turned(shift))(x, t), self.shifts)
+        if len(self.flows) == 1:
+            return part(self.flows[0])
+        parts = [part(flow) for flow in self.flows]
+        return joint(lambda x, t, index: parts[index](x, t), self.windows)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network so far."""
+        return sum(flow.calls for flow in self.flows)
+
+
+@dataclass
+class Studio:
+    """Network, codec and reader at work on one job."""
+
+    network: FlowNetwork
+    codec: MusicCodec
+    reader: TextReader
+    settings: MusicSettings
+    window_frames: int
+    """Longest window in latent frames."""
+    cancel: CancelToken | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds per stage."""
+    fields: list[Field] = field(default_factory=list)
+    """All fields that were used, for counting calls."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.network.in_proj.weight.device
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames a second."""
+        return self.codec.sample_rate / self.codec.hop_samples
+
+    def field(
+        self,
+        prompts: Sequence[Sequence[Prompt]],
+        frames: int,
+        *,
+        negative: Sequence[Prompt] = (),
+        whole: bool = True,
+        is_circular: bool = False,
+        seed: int = 0,
+    ) -> Field:
+        """Velocities for prompts[part][row]; several parts follow each other over the length of the piece.
+
+        `whole` says that the piece has a start and an end that should be heard.
+        """
+        width = min(self.window_frames, frames)
+        windows = cover(frames, width, max(1, int(width * self.settings.overlap)) if frames > width else 0)
+        total_s = frames / self.frame_rate if whole else None
+        flows = []
+        for start in windows.starts:
+            middle = (start + windows.width / 2) / frames
+            rows = prompts[min(int(middle * len(prompts)), len(prompts) - 1)]
+            section = Section(windows.width, self.frame_rate, start / self.frame_rate, total_s, is_circular)
+            condition = self.reader.condition(self.network, rows, section)
+            flows.append(PromptedFlow(self.network, condition, negative=self._negative(negative, section, condition)))
+        shifts: tuple[int, ...] = ()
+        if is_circular:
+            drawn = torch.randint(0, frames, (TURNS,), generator=generators([derive_seed(seed, "turn")])[0])
+            shifts = tuple(int(value) for value in drawn)
+        made = Field(windows, tuple(flows), shifts)
+        self.fields.append(made)
+        return made
+
+    def _negative(
+        self, prompts: Sequence[Prompt], section: Section, positive: TextCondition | None
+    ) -> TextCondition | None:
+        if not prompts or positive is None:
+            return None
+        return self.reader.condition(self.network, prompts, section)
+
+    # ------------------------------------------------------------ solving
+
+    def run(self, steps: Iterable[Move], what: str) -> Work:
+        """Follow a solver, say how far it is, stop when asked. Raises: Cancelled, GenerationError when it diverges."""
+        started, state = time.perf_counter(), None
+        iterator = iter(steps)
+        while True:
+            if self.cancel is not None:
+                self.cancel.check()
+            move = next(iterator, None)
+            if move is None:
+                break
+            state = move.state
+            yield Progress(move.calls, move.total, "calls", what)
+        self.timings[f"{what}_s"] = self.timings.get(f"{what}_s", 0.0) + time.perf_counter() - started
+        if state is None or not bool(torch.isfinite(state).all()):
+            raise GenerationError(
+                "the model produced values that are not finite; lower the guidance, or take float32 (--dtype float32)"
+            )
+        return state
+
+    def noise(self, seeds: Sequence[int], frames: int, name: str = "") -> Tensor:
+        """Standard normal latents [B, D, T]; row i depends on seeds[i] alone."""
+        rows = [derive_seed(seed, name) for seed in seeds] if name else seeds
+        return noise_for(rows, (self.network.config.latent_dim, frames)).to(self.device)
+
+    def sample(self, made: Field, seeds: Sequence[int], frames: int, projection: Projection | None = None) -> Work:
+        """Latents [B, D, T] from noise."""
+        own = self.settings
+        grid = flow_grid(own.steps, sway=own.sway)
+        state = self.noise(seeds, frames)
+        velocity = made.guided(own.guide())
+        latents = yield from self.run(moves(velocity, state, grid, own.solver, projection), "making")
+        return latents
+
+    def invert(self, made: Field, source: Tensor, seeds: Sequence[int], strength: float, regularised: bool) -> Work:
+        """The latents [B, D, T] at flow step 1 - strength that lead back to the source."""
+        own = self.settings
+        grid = flow_grid(own.edit_steps, start=1.0, end=1.0 - strength, sway=own.sway)
+        if regularised:
+            draws = generators([derive_seed(seed, "inversion") for seed in seeds])
+
+            def noise() -> Tensor:
+                shape = source.shape[1:]
+                return torch.stack([torch.randn(shape, generator=draw) for draw in draws]).to(source.device)
+
+            steps: Iterable[Move] = invert_regularised(made.conditional, source, grid, noise, own.regularise())
+        else:
+            steps = moves(made.conditional, source, grid, own.edit_solver)
+        inverted = yield from self.run(steps, "inverting")
+        return inverted
+
+    def redo(self, made: Field, inverted: Tensor, strength: float) -> Work:
+        """Latents [B, D, T] from inverted ones, with guidance."""
+        own = self.settings
+        grid = flow_grid(own.edit_steps, start=1.0 - strength, end=1.0, sway=own.sway)
+        velocity = made.guided(own.guide())
+        latents = yield from self.run(moves(velocity, inverted, grid, own.edit_solver), "editing")
+        return latents
+
+    # ------------------------------------------------------------ codec
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Normalised latents [B, D, T], one sample of the posterior for each seed, of a waveform [1, C, S]."""
+        started = time.perf_counter()
+        posterior = self.codec.encode(waveform)
+        noise = self.noise(seeds, posterior.mean.shape[2], "posterior")
+        latents = self.network.normalise(posterior.mean + posterior.deviation * noise)
+        self.timings["encoding_s"] = time.perf_counter() - started
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, *, is_circular: bool = False) -> list[Tensor]:
+        """Waveforms [C, S] of normalised latents [B, D, T], one after the other so that memory stays flat."""
+        started, sounds = time.perf_counter(), []
+        frames = latents.shape[2]
+        for row in self.network.denormalise(latents.float()):
+            if self.cancel is not None:
+                self.cancel.check()
+            if is_circular:  # hear the end before the start and the start after the end, then cut both off
+                row = torch.cat((row, row, row), -1)
+            samples = self.codec.decode(row[None])[0]
+            if is_circular:
+                samples = samples[:, frames * self.codec.hop_samples : 2 * frames * self.codec.hop_samples]
+            sounds.append(samples.float().cpu())
+        self.timings["decoding_s"] = self.timings.get("decoding_s", 0.0) + time.perf_counter() - started
+        return sounds
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network in all."""
+        return sum(made.calls for made in self.fields)

@@ -1,0 +1,26 @@
+"""A tiny untrained model with the small codec and captions, saved once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a checkpoint folder."""
+    from tiny_music import tiny_pipeline
+
+    return tiny_pipeline().save(tmp_path_factory.mktemp("melodyflow") / "tiny-music")
+
+
+@pytest.fixture(scope="session")
+def pipeline(model_folder: Path) -> object:
+    """The tiny model, loaded from its folder."""
+    from genmm.systems.melodyflow.pipeline import MelodyFlowPipeline
+
+    return MelodyFlowPipeline.from_folder(model_folder, device="cpu", dtype="float32")
