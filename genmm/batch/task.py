@@ -13,7 +13,11 @@ from genmm.core.errors import UsageError
 from genmm.core.events import CancelToken
 from genmm.core.results import Result
 
-TASKS: Mapping[str, str] = {"speech": "genmm.batch.speech:SpeechTask"}
+TASKS: Mapping[str, str] = {
+    "speech": "genmm.batch.speech:SpeechTask",
+    "highlight": "genmm.batch.highlight:HighlightTask",
+    "video": "genmm.batch.video:VideoTask",
+}
 """Name on the command line -> "module:class". A new system adds one line here and one file beside this one."""
 
 

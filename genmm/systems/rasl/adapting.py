@@ -80,13 +80,13 @@ def adapt_events(
     footage; Cancelled.
     """
     folder = Path(folder)
+    files = find_footage(footage)
     if base.network is None:
         raise UsageError("the heuristic preset has nothing to fit; adapt a model")
     if (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a model already; give another folder, or remove it first")
     tables: list[FeatureTable] = []
     left_out: list[str] = []
-    files = find_footage(footage)
     for number, path in enumerate(files):
         yield Progress(number, len(files), "videos", f"reading {path.name}")
         try:
