@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from genmm.core.errors import UsageError
-from genmm.hub.recipes import RECIPES
+from genmm.hub.recipes import BY_HAND, RECIPES
 
 if TYPE_CHECKING:
     from genmm.core.events import Progress
@@ -36,6 +36,9 @@ Models are kept in ~/.cache/genmm/models; GENMM_HOME moves that. Without a conne
 command says which files to fetch by hand and how to convert them. HF_ENDPOINT names
 another hub, HF_HUB_OFFLINE=1 forbids to ask any."""
 
+TRY = {"sled": 'speak "Good morning."', "vqtoken": 'ask video.mp4 "What happens?"'}
+"""System -> the command that shows what its model does."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     names = [f"{recipe.system} --{recipe.variant}" if recipe.variant else recipe.system for recipe in RECIPES]
@@ -44,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "pull", help="fetch a published model", description=DESCRIPTION, epilog=EPILOG.format(table=table)
     )
-    systems = list(dict.fromkeys(recipe.system for recipe in RECIPES))
+    systems = list(dict.fromkeys([*(recipe.system for recipe in RECIPES), *BY_HAND]))
     parser.add_argument("system", choices=systems, metavar="SYSTEM", help=f"which method: {', '.join(systems)}")
     parser.add_argument("--streaming", action="store_true", help="the model that speaks while text arrives")
     parser.add_argument("--yes", action="store_true", help="do not ask; you know size and licence")
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     with ProgressDisplay(f"pulling {plan.recipe.model}") as show:
         info = run_pull(plan, on_event=lambda event: show(_in_megabytes(event)))
     print(info.name)
-    print(f'genmm: in {info.path}; try: genmm speak "Good morning." --model {info.name}', file=sys.stderr)
+    example = TRY.get(args.system, TRY["sled"])
+    print(f"genmm: in {info.path}; try: genmm {example} --model {info.name}", file=sys.stderr)
     return 0
 
 

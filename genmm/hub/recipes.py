@@ -82,7 +82,51 @@ RECIPES: tuple[Recipe, ...] = (
         options={"layout": "streaming"},
         by_hand="genmm convert sled {0} {out} --codec {1} --layout streaming",
     ),
+    Recipe(
+        system="vqtoken",
+        model="vqtoken-llava-ov-0.5b",
+        title="VQToken on LLaVA-OneVision 0.5B: free questions about videos, answered from 12 to 32 tokens",
+        sources=(
+            Source(
+                repo="haichaozhang/VQ-Token-llava-ov-0.5b",
+                files=("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer_config.json"),
+                optional=("tokenizer.json", "added_tokens.json", "special_tokens_map.json", "README.md"),
+                licence_note="made from LLaVA-OneVision and Qwen2 0.5B (Apache-2.0); read the page of the repository",
+            ),
+        ),
+        converter="genmm.systems.vqtoken.convert:convert_vqtoken",
+        by_hand="genmm convert vqtoken {0} {out}",
+    ),
+    Recipe(
+        system="melodyflow",
+        model="melodyflow-t24-30secs",
+        title="MelodyFlow: instrumental music and edits, 48 kHz stereo, 1 billion parameters, not for commercial use",
+        sources=(
+            Source(
+                repo="facebook/melodyflow-t24-30secs",
+                files=("state_dict.bin", "compression_state_dict.bin"),
+                optional=("README.md",),
+                licence_note="CC BY-NC 4.0: neither the weights nor what is made with them for commercial use",
+            ),
+            Source(
+                repo="google-t5/t5-base",
+                files=("config.json", "model.safetensors", "tokenizer.json"),
+                licence_note="Apache-2.0",
+            ),
+        ),
+        converter="genmm.systems.melodyflow.convert:convert_melodyflow",
+        by_hand="genmm convert melodyflow {0} {out} --t5 {1}",
+    ),
 )
+
+
+BY_HAND: Mapping[str, str] = {
+    "tokenset": "the authors of TokenSet publish their weights on Google Drive only, which no program may fetch for "
+    "you. Open github.com/Gengzigang/TokenSet, follow the link under pretrained models, put set_tokenizer_128_4096.pth "
+    "and fsdd_small_128_4096.pth (or fsdd_base_128_4096.pth) into one folder, then: genmm convert tokenset FOLDER "
+    "~/.cache/genmm/models/tokenset-imagenet",
+}
+"""Systems whose weights no hub has -> what to do instead."""
 
 
 def find_recipe(system: str, variant: str = "") -> Recipe:
@@ -90,6 +134,8 @@ def find_recipe(system: str, variant: str = "") -> Recipe:
     for recipe in RECIPES:
         if (recipe.system, recipe.variant) == (system, variant):
             return recipe
+    if system in BY_HAND:
+        raise UsageError(BY_HAND[system])
     known = ", ".join(f"{r.system} --{r.variant}" if r.variant else r.system for r in RECIPES)
     wanted = f"{system} --{variant}" if variant else system
     raise UsageError(f"there is nothing to pull for {wanted!r}; what can be pulled: {known}")

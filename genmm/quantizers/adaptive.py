@@ -2,8 +2,8 @@
 
 Letters: B clips, N rows, D width, K largest number of clusters.
 Source: the task is VQToken's (arXiv 2503.16980, section 3.2, adaptive length); the method is ours. The published search
-clusters anew for every K, so its curve follows the luck of the seeds; here the partitions are nested, so the curve falls
-steadily, and all of it costs one clustering and K^3 operations on the centroids.
+clusters anew for every K, so its curve follows the luck of the seeds; here the partitions are nested, so the curve
+falls steadily, and all of it costs one clustering and K^3 operations on the centroids.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class AdaptiveK:
     """Which K a clip gets, within bounds."""
 
     rule: Rule = "silhouette"
-    """explained: the smallest K that explains the share `explained` of the variance. knee: where the fall of the log curve slows down most.
-    silhouette: where rows are closest to their own centroid in relation to the next one (simplified silhouette)."""
+    """explained: the smallest K that explains the share `explained` of the variance. knee: where the fall of the log
+    curve slows down most. silhouette: where rows are closest to their own centroid in relation to the next one
+    (simplified silhouette)."""
     least: int = 1
     """Fewest clusters, at least 1."""
     most: int = 32
@@ -79,7 +80,7 @@ def nest(fine: Clusters) -> Nested:
     weights, alive = counts.clone(), fine.mask.clone()
     owner = torch.arange(most, device=device).expand(clips, -1).clone()
     gram = torch.matmul(sums, sums.transpose(1, 2))
-    scatter = _fine_scatter(fine)
+    start_gram, scatter = gram.clone(), _fine_scatter(fine)
     parents = torch.zeros(clips, most, most, dtype=torch.int64, device=device)
     curve = torch.zeros(clips, most, device=device)
     silhouettes = torch.zeros(clips, most, device=device)
@@ -95,7 +96,7 @@ def nest(fine: Clusters) -> Nested:
             _merge(gram, weights, alive, owner, rows, low, high, needed)
         parents[:, level - 1] = _numbered(owner, alive)
         curve[:, level - 1] = spread
-        silhouettes[:, level - 1] = _silhouette(fine, scatter, gram, weights, alive, owner)
+        silhouettes[:, level - 1] = _silhouette(fine, start_gram, scatter, gram, weights, alive, owner)
     return Nested(fine, parents, curve, silhouettes)
 
 
@@ -135,11 +136,18 @@ def _fine_scatter(fine: Clusters) -> Tensor:
     return (1.0 - fine.sums.square().sum(-1) / counts.square()).clamp_min(0.0) * fine.mask
 
 
-def _silhouette(fine: Clusters, scatter: Tensor, gram: Tensor, weights: Tensor, alive: Tensor, owner: Tensor) -> Tensor:
+def _silhouette(
+    fine: Clusters,
+    fine_gram: Tensor,
+    scatter: Tensor,
+    gram: Tensor,
+    weights: Tensor,
+    alive: Tensor,
+    owner: Tensor,
+) -> Tensor:
     """Simplified silhouette [B] with the fine clusters as weighted points, their inner scatter added to distances."""
     counts = fine.counts.float()
     hot = torch.nn.functional.one_hot(owner, owner.shape[1]).to(gram.dtype) * fine.mask.unsqueeze(-1)  # [B, j, k]
-    fine_gram = torch.matmul(fine.sums, fine.sums.transpose(1, 2))
     cross = torch.matmul(fine_gram, hot)  # fine sum . merged sum
     own = fine_gram.diagonal(dim1=1, dim2=2) / counts.clamp_min(1).square()
     other = gram.diagonal(dim1=1, dim2=2) / weights.clamp_min(1).square()
@@ -187,7 +195,7 @@ def adaptive_kmeans(
     *,
     mask: Tensor | None = None,
     seeds: Sequence[int] | None = None,
-    polish: int = 2,
+    polish: int = 1,
     config: KMeansConfig | None = None,
 ) -> tuple[Clusters, Nested]:
     """Cluster every clip with as many clusters as the rule gives it: (clusters, the nested solution with its curve).
@@ -201,7 +209,7 @@ def adaptive_kmeans(
 
 
 def at_counts(
-    tokens: Tensor, nested: Nested, counts: Tensor, *, mask: Tensor | None = None, polish: int = 2
+    tokens: Tensor, nested: Nested, counts: Tensor, *, mask: Tensor | None = None, polish: int = 1
 ) -> Clusters:
     """The clusters for counts[b] clusters in clip b, taken from the nested solution and polished."""
     fine = nested.fine
@@ -209,7 +217,7 @@ def at_counts(
     hot = torch.nn.functional.one_hot(table, table.shape[1]).float() * fine.mask.unsqueeze(-1)
     start = torch.matmul(hot.transpose(1, 2), fine.sums)
     width = int(counts.max())
-    rounds = KMeansConfig(max_iterations=max(1, polish), check_every=max(1, polish))
+    rounds = KMeansConfig(max_iterations=max(1, polish))
     return spherical_kmeans(tokens, counts, mask=mask, start=start[:, :width], config=rounds)
 
 

@@ -22,6 +22,7 @@ __all__ = ["Clusters", "KMeansConfig", "assign", "spherical_kmeans", "unit_rows"
 
 SMALLEST_NORM = 1e-6
 """Rows shorter than this have no direction and stay out of all clusters."""
+FAR = torch.finfo(torch.float32).max
 SAME_COSINE = 1.0 - 1e-6
 """A row this close to its centroid is the centroid; an empty cluster is not started there."""
 
@@ -32,26 +33,29 @@ class KMeansConfig:
 
     max_iterations: int = 25
     """Most iterations over all rows, at least 1."""
-    tolerance: float = 1e-4
-    """Iterations end when no clip's centroids moved more than this (Frobenius norm over its K directions)."""
-    check_every: int = 2
-    """Iterations between two looks at the tolerance; each look waits for the device."""
+    tolerance: float = 1e-3
+    """A clip is done when an iteration lowers its summed cosine distance by less than this share."""
+    check_every: int = 1
+    """Iterations between two looks at whether all clips are done; each look waits for the device. On a CPU it is free,
+    on a GPU 4 or more is better; the result is the same."""
     seeding: Literal["plus_plus", "farthest", "grid"] = "plus_plus"
     """plus_plus draws rows by squared distance and keeps the best of `candidates`; farthest and grid draw nothing."""
     candidates: int = 3
     """Rows tried for each seed of plus_plus; 1 is plain k-means++."""
-    sample_rows: int = 2048
-    """Rows (spread over the clip) that seeding and the first iterations look at, at least 8 for each cluster."""
-    sample_iterations: int = 8
-    """Iterations on those rows before all rows are used."""
+    seed_rows: int = 1024
+    """Rows (spread over the clip) among which seeds are chosen, at least 16 for each cluster."""
+    sample_rows: int = 3072
+    """Rows that the first iterations look at; clips with fewer skip them."""
+    sample_iterations: int = 10
+    """Most iterations on those rows before all rows are used."""
 
     def __post_init__(self) -> None:
-        least = {"max_iterations": 1, "check_every": 1, "candidates": 1, "sample_rows": 1, "sample_iterations": 0}
-        for name, low in least.items():
+        least = {"max_iterations": 1, "check_every": 1, "candidates": 1, "seed_rows": 1, "sample_rows": 1}
+        for name, low in {**least, "sample_iterations": 0}.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"kmeans.{name} must be at least {low}, got {getattr(self, name)}")
         if self.tolerance < 0:
-            raise ConfigError(f"kmeans.tolerance must be at least 0, got {self.tolerance}; 0 looks for no movement")
+            raise ConfigError(f"kmeans.tolerance must be at least 0, got {self.tolerance}; 0 goes on to the end")
         if self.seeding not in ("plus_plus", "farthest", "grid"):
             raise ConfigError(f"kmeans.seeding must be plus_plus, farthest or grid, got {self.seeding!r}")
 
@@ -84,25 +88,58 @@ class Clusters:
         return self.mask.sum(1)
 
 
-def unit_rows(tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Directions of the rows: (unit [B, N, D] float32, valid [B, N] bool).
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows as they are with what makes them unit vectors: nothing of their size is copied."""
 
-    Masked rows, rows with NaN or infinity and rows of no length become zero and are not valid.
-    """
+    tokens: Tensor
+    """[B, N, D] float32, finite."""
+    scale: Tensor
+    """[B, N] float32, 1 / length; 0 at rows that stay out."""
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, N] bool."""
+        return self.scale > 0
+
+    def at(self, index: Tensor, present: Tensor) -> Rows:
+        """Some rows of every clip, index [B, S]; those not present stay out."""
+        wide = index.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1])
+        return Rows(self.tokens.gather(1, wide), self.scale.gather(1, index) * present)
+
+    def unit(self) -> Tensor:
+        """[B, N, D] unit vectors, zero at rows that stay out."""
+        return self.tokens * self.scale.unsqueeze(-1)
+
+
+def rows_of(tokens: Tensor, mask: Tensor | None = None) -> Rows:
+    """Rows of tokens [B, N, D]. Masked rows, rows with NaN or infinity and rows of no length stay out."""
     tokens = tokens.float()
     norms = torch.linalg.vector_norm(tokens, dim=-1)
-    valid = torch.isfinite(norms) & (norms > SMALLEST_NORM)
+    finite = torch.isfinite(norms)
+    valid = finite & (norms > SMALLEST_NORM)
     if mask is not None:
         valid = valid & mask
+    if tokens.device.type != "cpu" or not bool(finite.all()):  # the look costs nothing on a CPU, the pass does
+        tokens = torch.where(finite.unsqueeze(-1), tokens, torch.zeros_like(tokens))
     scale = torch.where(valid, norms.clamp_min(SMALLEST_NORM).reciprocal(), torch.zeros_like(norms))
-    unit = tokens * scale.unsqueeze(-1)
-    return torch.where(torch.isfinite(norms).unsqueeze(-1), unit, torch.zeros_like(unit)), valid
+    return Rows(tokens, scale)
 
 
-def assign(unit: Tensor, centroids: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
-    """Nearest centroid by cosine: labels [B, N] and cosine [B, N]; ties go to the lowest id. One product of N x K."""
-    scores = torch.matmul(unit, centroids.transpose(1, 2))
-    scores.masked_fill_(~allowed.unsqueeze(1), -2.0)
+def unit_rows(tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Directions of the rows: (unit [B, N, D] float32, valid [B, N] bool); see `rows_of` for what is not valid."""
+    rows = rows_of(tokens, mask)
+    return rows.unit(), rows.valid
+
+
+def assign(tokens: Tensor, centroids: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest centroid by cosine: labels [B, N] and products [B, N]; ties go to the lowest id.
+
+    One product of N x K. The length of a row does not change which centroid is nearest, so tokens [B, N, D] need no
+    normalisation; centroids [B, K, D] do. The products are cosines once divided by the lengths.
+    """
+    scores = torch.matmul(tokens, centroids.transpose(1, 2))
+    scores.masked_fill_(~allowed.unsqueeze(1), -FAR)
     best, labels = scores.max(dim=-1)
     return labels, best
 
@@ -128,19 +165,26 @@ def spherical_kmeans(
     config = config or KMeansConfig()
     _check(tokens, mask, seeds)
     with torch.no_grad():
-        unit, valid = unit_rows(tokens.detach(), mask)
+        rows = rows_of(tokens.detach(), mask)
         allowed = _allowed(clusters, len(tokens), tokens.device)
-        width = allowed.shape[1]
         if start is not None:
             centroids = F.normalize(start.float(), dim=-1)
         else:
-            rows, present = draw_rows(unit, valid, max(config.sample_rows, 8 * width))
             seeds = [0] * len(tokens) if seeds is None else seeds
-            centroids = seed_centroids(rows, present, width, seeds, config.seeding, config.candidates)
-            if rows.shape[1] < unit.shape[1]:
-                centroids, _ = _lloyd(rows, present, centroids, allowed, config, config.sample_iterations)
-        centroids, iterations = _lloyd(unit, valid, centroids, allowed, config, config.max_iterations)
-        return _finish(unit, valid, centroids, allowed, iterations)
+            centroids = _first_centroids(rows, allowed, seeds, config)
+        state = _lloyd(rows, centroids, allowed, config, config.max_iterations)
+        return _finish(rows, state)
+
+
+def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: KMeansConfig) -> Tensor:
+    """Seeds, moved by iterations over a sample of the rows."""
+    width = allowed.shape[1]
+    few = rows.at(*draw_rows(rows.valid, max(config.seed_rows, 16 * width)))
+    centroids = seed_centroids(few.unit(), few.valid, width, seeds, config.seeding, config.candidates)
+    if config.sample_iterations and rows.tokens.shape[1] > config.sample_rows:
+        sample = rows.at(*draw_rows(rows.valid, max(config.sample_rows, 32 * width)))
+        centroids = _lloyd(sample, centroids, allowed, config, config.sample_iterations).centroids
+    return centroids
 
 
 def _check(tokens: Tensor, mask: Tensor | None, seeds: Sequence[int] | None) -> None:
@@ -161,35 +205,63 @@ def _allowed(clusters: int | Sequence[int] | Tensor, clips: int, device: torch.d
     return (torch.arange(int(counts.max())) < counts.unsqueeze(1)).to(device)
 
 
-def _lloyd(
-    rows: Tensor, valid: Tensor, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int
-) -> tuple[Tensor, int]:
-    """At most that many rounds of assignment and mean: (centroids [B, K, D] of unit length, rounds done)."""
-    done = 0
-    while done < iterations:
-        labels, cosine = assign(rows, centroids, _distinct(centroids, allowed))
-        moved = _means(rows, valid, labels, cosine, centroids, allowed)
-        done += 1
-        look = done % config.check_every == 0
-        still = bool(((moved - centroids).square().sum((1, 2)) <= config.tolerance**2).all()) if look else False
-        centroids = moved
-        if still:
+@dataclass(eq=False)
+class _State:
+    """Where the iterations stand; the entries of clips that are done do not change any more."""
+
+    centroids: Tensor
+    labels: Tensor
+    sums: Tensor
+    counts: Tensor
+    gap: Tensor
+    done: Tensor
+    rounds: int = 0
+
+    def take(self, labels: Tensor, sums: Tensor, counts: Tensor, centroids: Tensor, gap: Tensor, done: Tensor) -> None:
+        """Adopt a round in the clips that are not done."""
+        old = self.done
+        self.labels = torch.where(old.unsqueeze(1), self.labels, labels)
+        self.sums = torch.where(old.view(-1, 1, 1), self.sums, sums)
+        self.centroids = torch.where(old.view(-1, 1, 1), self.centroids, centroids)
+        self.counts = torch.where(old.unsqueeze(1), self.counts, counts)
+        self.gap = torch.where(old, self.gap, gap)
+        self.done, self.rounds = old | done, self.rounds + 1
+
+
+def _lloyd(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int) -> _State:
+    """At most that many rounds of assignment and mean; labels, sums and counts of the result belong together."""
+    clips, width = allowed.shape
+    blank = torch.zeros(clips, rows.tokens.shape[1], dtype=torch.int64, device=allowed.device)
+    far = torch.full((clips,), FAR, device=allowed.device)
+    none = torch.zeros(clips, dtype=torch.bool, device=allowed.device)
+    state = _State(centroids, blank, torch.zeros_like(centroids), blank[:, :width].clone(), far, none)
+    for _ in range(iterations):
+        labels, product = assign(rows.tokens, state.centroids, _distinct(state.centroids, allowed))
+        cosine = product * rows.scale
+        sums, counts = cluster_sums(rows, labels, width)
+        moved, restarted = _means(rows, cosine, sums, counts, state.centroids, allowed)
+        gap = (rows.valid.float() - cosine).sum(1)
+        still = state.gap - gap <= config.tolerance * gap if config.tolerance else none
+        state.take(labels, sums, counts, moved, gap, still & ~restarted)
+        if state.rounds % config.check_every == 0 and bool(state.done.all()):
             break
-    return centroids, done
+    return state
 
 
-def _means(rows: Tensor, valid: Tensor, labels: Tensor, cosine: Tensor, centroids: Tensor, allowed: Tensor) -> Tensor:
-    """New centroid directions; the first empty cluster starts again at the row that is farthest from its centroid.
+def _means(
+    rows: Rows, cosine: Tensor, sums: Tensor, counts: Tensor, centroids: Tensor, allowed: Tensor
+) -> tuple[Tensor, Tensor]:
+    """New centroid directions, and in which clips an empty cluster starts again [B] bool.
 
-    One at a time: the second farthest row is often the neighbour of the farthest.
+    The first empty cluster of a clip takes the row that is farthest from its centroid. One at a time: the second
+    farthest row is often the neighbour of the farthest.
     """
-    sums, counts = cluster_sums(rows, valid, labels, centroids.shape[1])
     updated = torch.where((counts > 0).unsqueeze(-1), F.normalize(sums, dim=-1), centroids)
     empty = (counts == 0) & allowed
-    reach, far = torch.where(valid, cosine, torch.full_like(cosine, 2.0)).min(1)
-    fresh = rows.gather(1, far.view(-1, 1, 1).expand(-1, 1, rows.shape[-1]))
+    reach, far = torch.where(rows.valid, cosine, torch.full_like(cosine, 2.0)).min(1)
+    fresh = rows.at(far.unsqueeze(1), torch.ones_like(far).unsqueeze(1)).unit()
     first = empty & (empty.cumsum(1) == 1) & (reach < SAME_COSINE).unsqueeze(1)
-    return torch.where(first.unsqueeze(-1), fresh, updated)
+    return torch.where(first.unsqueeze(-1), fresh, updated), first.any(1)
 
 
 def _distinct(centroids: Tensor, allowed: Tensor) -> Tensor:
@@ -199,31 +271,35 @@ def _distinct(centroids: Tensor, allowed: Tensor) -> Tensor:
     return allowed & ~(same & earlier & allowed.unsqueeze(1)).any(2)
 
 
-def cluster_sums(rows: Tensor, valid: Tensor, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
-    """Sums [B, K, D] and counts [B, K] int64 of the valid rows, as a product with one-hot labels.
+def cluster_sums(rows: Rows, labels: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Sums [B, K, D] of the unit rows and counts [B, K] int64, as a product with scaled one-hot labels.
 
     The product adds in a fixed order, also on CUDA, where scattered additions do not.
     """
-    ids = torch.arange(clusters, device=rows.device).view(1, clusters, 1)
-    hot = ((labels.unsqueeze(1) == ids) & valid.unsqueeze(1)).to(rows.dtype)  # [B, K, N]
-    return torch.matmul(hot, rows), hot.sum(-1).round().long()
+    ids = torch.arange(clusters, device=labels.device).view(1, clusters, 1)
+    hot = (labels.unsqueeze(1) == ids) & rows.valid.unsqueeze(1)  # [B, K, N]
+    return torch.matmul(hot * rows.scale.unsqueeze(1), rows.tokens), hot.sum(-1)
 
 
-def _finish(unit: Tensor, valid: Tensor, centroids: Tensor, allowed: Tensor, iterations: int) -> Clusters:
-    labels, _ = assign(unit, centroids, _distinct(centroids, allowed))
-    labels = first_appearance(labels, valid, centroids.shape[1])
-    sums, counts = cluster_sums(unit, valid, labels, centroids.shape[1])
+def _finish(rows: Rows, state: _State) -> Clusters:
+    labels, rank = first_appearance(state.labels, rows.valid, state.counts.shape[1])
+    order = rank.argsort(1)
+    counts = state.counts.gather(1, order)
+    sums = state.sums.gather(1, order.unsqueeze(-1).expand_as(state.sums))
     energy = sums.square().sum(-1) / counts.clamp_min(1)
-    distortion = (valid.sum(1) - energy.sum(1)).clamp_min(0.0)  # unit rows: sum |x|^2 is their number
-    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, distortion, iterations)
+    distortion = (rows.valid.sum(1) - energy.sum(1)).clamp_min(0.0)  # unit rows: sum |x|^2 is their number
+    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, distortion, state.rounds)
 
 
-def first_appearance(labels: Tensor, valid: Tensor, clusters: int) -> Tensor:
-    """Rename clusters by their first valid row, so that names do not depend on the seeds; -1 where not valid."""
+def first_appearance(labels: Tensor, valid: Tensor, clusters: int) -> tuple[Tensor, Tensor]:
+    """Rename clusters by their first valid row, so that names do not depend on the seeds.
+
+    Returns: new labels [B, N], -1 where not valid; rank [B, K], the new name of each old cluster.
+    """
     places = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     beyond = labels.shape[1] + torch.arange(clusters, device=labels.device).expand(len(labels), -1)
     first = beyond.clone().scatter_reduce(
         1, labels, torch.where(valid, places, torch.full_like(places, 2**62)), "amin", include_self=True
     )
     rank = first.argsort(1).argsort(1)
-    return torch.where(valid, rank.gather(1, labels), torch.full_like(labels, -1))
+    return torch.where(valid, rank.gather(1, labels), torch.full_like(labels, -1)), rank

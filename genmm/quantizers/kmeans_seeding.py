@@ -19,24 +19,24 @@ GOLDEN = 0.6180339887498949
 """Steps of this share of the clip cover it evenly and meet no period of the grid."""
 
 
-def draw_rows(unit: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Valid rows spread over each clip: (rows [B, S, D], present [B, S] bool), S at most `count`.
+def draw_rows(valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Valid rows spread over each clip: (index [B, S] int64, present [B, S] bool), S at most `count`.
 
     Which rows are taken depends on the clip's own valid rows alone, so padding and batch mates change nothing.
     """
     clips, rows = valid.shape
-    if rows <= count:
-        return unit, valid
+    device = valid.device
+    order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)  # valid rows first, in order
     numbers = valid.sum(1, keepdim=True)
-    steps = torch.arange(count, device=unit.device, dtype=torch.float64)
-    spread = torch.floor(torch.frac((steps + 0.5) * GOLDEN) * numbers.double()).long().clamp_min(0)  # [B, S]
-    in_turn = torch.arange(count, device=unit.device).expand(clips, -1)
+    size = min(count, rows)
+    in_turn = torch.arange(size, device=device).expand(clips, -1)
+    if rows <= count:
+        return order, in_turn < numbers
+    steps = torch.arange(size, device=device, dtype=torch.float64)
+    spread = torch.floor(torch.frac((steps + 0.5) * GOLDEN) * numbers.double()).long()
     few = numbers <= count
     places = torch.where(few, torch.minimum(in_turn, (numbers - 1).clamp_min(0)), spread)
-    order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)  # valid rows first, in order
-    index = order.gather(1, places)
-    present = (~few | (in_turn < numbers)) & (numbers > 0)
-    return unit.gather(1, index.unsqueeze(-1).expand(-1, -1, unit.shape[-1])), present
+    return order.gather(1, places), (~few | (in_turn < numbers)) & (numbers > 0)
 
 
 def seed_centroids(
@@ -47,30 +47,33 @@ def seed_centroids(
         return _grid(rows, present, clusters)
     tries = candidates if seeding == "plus_plus" else 1
     draws = torch.stack([torch.rand(clusters, tries, generator=g) for g in generators(seeds)]).to(rows.device)
+    gaps = _gap(rows)  # all distances once: the steps below only look them up
     weights = present.float()
-    start = F.normalize((rows * weights.unsqueeze(-1)).sum(1, keepdim=True), dim=-1)
     # The first seed: a random row, or, where nothing is drawn, the row that is nearest to the mean direction.
-    first = _drawn(weights, draws[:, 0, :1]) if seeding == "plus_plus" else _nearest(rows, present, start)
-    chosen = [_take(rows, first)]
-    nearest = _gap(rows, chosen[0]).squeeze(-1)  # [B, S] squared distance to the nearest seed so far
+    first = _drawn(weights, draws[:, 0, :1]) if seeding == "plus_plus" else _nearest(rows, present)
+    chosen = [first]
+    nearest = _column(gaps, first).squeeze(-1)  # [B, S] squared distance to the nearest seed so far
     for number in range(1, clusters):
-        weights = nearest * present
         if seeding == "farthest":
             picks = torch.where(present, nearest, torch.full_like(nearest, -1.0)).argmax(1, keepdim=True)
         else:
-            picks = _drawn(weights, draws[:, number])
-        options = _take(rows, picks)  # [B, L, D]
-        after = torch.minimum(nearest.unsqueeze(-1), _gap(rows, options))  # [B, S, L]
-        best = (after * present.unsqueeze(-1)).sum(1).argmin(1)  # the candidate that leaves the least distance
-        nearest = after.gather(2, best.view(-1, 1, 1).expand(-1, after.shape[1], 1)).squeeze(-1)
-        chosen.append(options.gather(1, best.view(-1, 1, 1).expand(-1, 1, rows.shape[-1])))
-    return torch.cat(chosen, 1)
+            picks = _drawn(nearest * present, draws[:, number])
+        after = torch.minimum(nearest.unsqueeze(-1), _column(gaps, picks))  # [B, S, L]
+        best = (after * present.unsqueeze(-1)).sum(1).argmin(1, keepdim=True)  # leaves the least distance
+        nearest = _column(after, best).squeeze(-1)
+        chosen.append(picks.gather(1, best))
+    return _take(rows, torch.cat(chosen, 1))
 
 
-def _gap(rows: Tensor, points: Tensor) -> Tensor:
-    """Squared distances of unit vectors [B, S, L]; below the rounding of float32 it is 0."""
-    gap = 2.0 - 2.0 * torch.matmul(rows, points.transpose(1, 2))
-    return torch.where(gap > 1e-6, gap, torch.zeros_like(gap))
+def _gap(rows: Tensor) -> Tensor:
+    """Squared distances of unit vectors to each other [B, S, S]; below the rounding of float32 they are 0."""
+    gap = torch.matmul(rows, rows.transpose(1, 2)).mul_(-2.0).add_(2.0)
+    return gap.masked_fill_(gap < 1e-6, 0.0)
+
+
+def _column(table: Tensor, picks: Tensor) -> Tensor:
+    """Columns picks [B, L] of table [B, S, S']: [B, S, L]."""
+    return table.gather(2, picks.unsqueeze(1).expand(-1, table.shape[1], -1))
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -80,8 +83,10 @@ def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
     return index.clamp_max(weights.shape[1] - 1)
 
 
-def _nearest(rows: Tensor, present: Tensor, point: Tensor) -> Tensor:
-    score = torch.matmul(rows, point.transpose(1, 2)).squeeze(-1)
+def _nearest(rows: Tensor, present: Tensor) -> Tensor:
+    """The present row [B, 1] that is nearest to the mean direction."""
+    mean = F.normalize((rows * present.unsqueeze(-1)).sum(1, keepdim=True), dim=-1)
+    score = torch.matmul(rows, mean.transpose(1, 2)).squeeze(-1)
     return torch.where(present, score, torch.full_like(score, -2.0)).argmax(1, keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""Adaptive K: the nested curve against brute force, rules against the true number of groups, the published rule fails."""
+"""Adaptive K: the nested curve against brute force, rules against the true number of groups."""
 
 import math
 

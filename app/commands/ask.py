@@ -1,0 +1,68 @@
+"""`genmm ask`: a question about a video, answered from its tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from app.commands.tokenize import add_model_options, checked_video, load_video_model
+
+DESCRIPTION = """\
+Answer a question about a video from its few tokens. The embedded model knows simple
+scenes of moving shapes and a closed set of questions; a pulled language model
+(genmm pull vqtoken) answers freely and its words appear while it writes."""
+EPILOG = """\
+examples:
+  genmm ask shapes.mp4 "which way does the red circle move"
+  genmm ask shapes.mp4 "how many squares are there" --json
+  genmm ask holiday.mp4 "What happens in this video?" --model vqtoken-llava-ov-0.5b"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("ask", help="ask about a video", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("video", help="video file")
+    parser.add_argument("question", help="what you want to know")
+    parser.add_argument(
+        "--tokens", default=None, metavar="N", help="tokens of the video, or adaptive; default: model's"
+    )
+    parser.add_argument(
+        "--max-words", type=int, default=128, metavar="N", help="longest answer of a language model (128)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON with probabilities")
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask and print."""
+    video = checked_video(args.video)
+    pipeline = load_video_model(args)
+    if hasattr(pipeline, "answer_stream"):
+        return _stream(pipeline, video, args)
+    answerer = pipeline.answerer
+    if answerer is not None:
+        answerer.encode([args.question])  # before the video is read
+    tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
+    made = pipeline.tokenize(video, tokens=tokens)
+    answer = pipeline.answer(made, args.question)
+    if args.json:
+        others = [{"answer": text, "probability": round(p, 4)} for text, p in answer.others]
+        known = {"answer": answer.text, "probability": round(answer.confidence, 4), "others": others}
+        print(json.dumps({**known, "tokens": made.tokens, "cells": made.cells}))
+    else:
+        print(answer.text)
+        print(
+            f"genmm: {100 * answer.confidence:.0f} % sure, from {made.tokens} of {made.cells} tokens", file=sys.stderr
+        )
+    return 0
+
+
+def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
+    """Print the words of a language model as they come."""
+    said = []
+    for piece in pipeline.answer_stream(video, args.question, tokens=args.tokens, max_new_tokens=args.max_words):
+        said.append(piece)
+        if not args.json:
+            print(piece, end="", flush=True)
+    print(json.dumps({"answer": "".join(said).strip()}) if args.json else "")
+    return 0

@@ -1,0 +1,113 @@
+"""`genmm index`: a search index over the tokens of videos."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from app.commands.tokenize import add_model_options, checked_video, load_video_model
+from genmm.core.errors import GenmmError, UsageError
+
+DESCRIPTION = """\
+Keep the tokens of many videos in a folder and find moments in them by an example: a clip
+or a picture. Adding is incremental; a video that is in the index and has not changed
+costs nothing."""
+EPILOG = """\
+examples:
+  genmm index add films/*.mp4 --index my-index
+  genmm index search part.mp4 --index my-index --top 3
+  genmm index search frame.png --index my-index --json
+  genmm index list --index my-index
+  genmm index remove films/old.mp4 --index my-index"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("index", help="search videos by example", description=DESCRIPTION, epilog=EPILOG)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+    add = actions.add_parser("add", help="add videos, or bring them up to date")
+    add.add_argument("videos", nargs="+", help="video files")
+    add.add_argument("--tokens", default="adaptive", metavar="N", help="tokens of a moment, or adaptive (adaptive)")
+    add.add_argument("--moment", type=float, default=4.0, metavar="S", help="seconds of a moment (4)")
+    search = actions.add_parser("search", help="find moments like a clip or a picture")
+    search.add_argument("query", help="video or picture")
+    search.add_argument("--top", type=int, default=5, metavar="N", help="moments to show (5)")
+    search.add_argument("--per-video", type=int, default=2, metavar="N", help="most moments of one video (2)")
+    search.add_argument("--pooled", action="store_true", help="compare mean tokens only, as plain indexes do")
+    search.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing = actions.add_parser("list", help="what is in the index")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    remove = actions.add_parser("remove", help="take videos out")
+    remove.add_argument("videos", nargs="+", help="video files as they were added")
+    for action in (add, search, listing, remove):
+        action.add_argument("--index", required=True, metavar="DIR", help="folder of the index")
+    for action in (add, search):
+        add_model_options(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what was asked."""
+    return {"add": _add, "search": _search, "list": _list, "remove": _remove}[args.action](args)
+
+
+def _add(args: argparse.Namespace) -> int:
+    from app.progress import ProgressDisplay
+    from genmm.systems.vqtoken.search import VideoIndex
+
+    videos = [checked_video(path) for path in args.videos]
+    pipeline = load_video_model(args)
+    index = VideoIndex.open(args.index, pipeline.encoder_fingerprint, create=True)
+    failed = 0
+    with ProgressDisplay("indexing") as show:
+        for path in videos:
+            try:
+                fresh = index.add(pipeline, path, tokens=args.tokens, moment_s=args.moment, on_event=show)
+            except UsageError:
+                raise
+            except GenmmError as error:
+                print(f"genmm: {path} was left out: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            print(f"{'added' if fresh else 'unchanged'} {path}")
+    return 3 if failed else 0
+
+
+def _search(args: argparse.Namespace) -> int:
+    from genmm.systems.vqtoken.search import VideoIndex, query_set
+
+    checked_video(args.query)
+    VideoIndex.open(args.index)  # says so when there is none, before a model is loaded
+    pipeline = load_video_model(args)
+    index = VideoIndex.open(args.index, pipeline.encoder_fingerprint)
+    query = query_set(pipeline, args.query)
+    for hit in index.search(query, top=args.top, per_video=args.per_video, pooled=args.pooled):
+        if args.json:
+            print(json.dumps(hit.__dict__))
+        else:
+            print(f"{hit.score:6.3f}  {hit.start_s:8.2f} to {hit.end_s:8.2f} s  {hit.video}")
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from genmm.systems.vqtoken.search import VideoIndex, index_facts
+
+    index = VideoIndex.open(args.index)
+    facts = index_facts(index)
+    if args.json:
+        print(json.dumps({**facts, "entries": [entry.__dict__ for entry in index.entries]}))
+        return 0
+    for entry in index.entries:
+        print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {entry.path}")
+    print(f"{facts['videos']} videos, {facts['moments']} moments, {facts['tokens']} tokens, {facts['bytes']} bytes")
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from genmm.systems.vqtoken.search import VideoIndex
+
+    index = VideoIndex.open(args.index)
+    absent = [path for path in args.videos if not index.remove(path)]
+    if absent:
+        raise UsageError(f"not in the index: {', '.join(str(Path(path)) for path in absent)}")
+    return 0

@@ -1,0 +1,345 @@
+"""`genmm bench video_answers`: what reducers keep of a video, measured by questions that a small network answers.
+
+Every reducer turns the same clips into m tokens; the same answerer is trained on them with the same steps and seeds.
+Finished cells of the table are kept in the cache folder, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips, encode_clips, read_features
+from genmm.core.files import read_json, write_json
+from genmm.core.paths import genmm_home
+from genmm.metrics.video_tokens import gain_density, tok_dense, wilson_interval
+from genmm.systems.vqtoken.answerer import Answerer, PlacedTokens, token_places
+from genmm.systems.vqtoken.baselines import TokenLearner
+from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
+from genmm.systems.vqtoken.config import AnswererConfig
+from genmm.systems.vqtoken.reducer import reduce
+
+DESCRIPTION = """\
+Train a small answerer on the tokens of every reducer and compare how many questions
+about unseen rendered videos it answers: what, where, which direction, how many, which
+first. Takes minutes for the quick table and hours for all cells on a CPU."""
+REDUCERS: Mapping[str, tuple[str, str]] = {
+    "occupancy": ("vqtoken", "occupancy"),
+    "codebook": ("vqtoken", "none"),
+    "codebook and place": ("vqtoken", "placed"),
+    "paper": ("vqtoken", "paper"),
+    "official": ("vqtoken", "official"),
+    "pool": ("pool", "placed"),
+    "tome": ("tome", "placed"),
+    "norm": ("norm", "placed"),
+    "uniform": ("uniform", "placed"),
+    "random": ("random", "placed"),
+    "k_center": ("k_center", "placed"),
+    "tokenlearner": ("full", "learner"),
+    "full": ("full", "placed"),
+    "blind": ("blind", "none"),
+}
+"""Name in the table -> (how tokens are chosen, what is added to them)."""
+LEARNING_RATE = 2e-3
+BATCH = 32
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this measurement."""
+    parser.add_argument("--model", default="vqtoken", metavar="NAME", help="model whose encoder is used (vqtoken)")
+    parser.add_argument("--reducers", nargs="+", choices=list(REDUCERS), default=list(REDUCERS), help="rows (all)")
+    parser.add_argument("--budgets", nargs="+", type=int, default=[12, 4, 8, 32, 64], help="tokens (4 8 12 32 64)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each cell (3)")
+    parser.add_argument("--clips", type=int, default=2000, help="clips to train on (2000)")
+    parser.add_argument("--test-clips", type=int, default=400, help="clips to test on, five questions each (400)")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of a cell (1000)")
+    parser.add_argument("--side", type=int, default=96, help="side of a frame in pixels (96)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="folder for features and finished cells")
+
+
+@dataclass
+class AnswerReport:
+    """The table with everything that was measured."""
+
+    settings: dict[str, Any]
+    cells: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"name": "video_answers", "settings": self.settings, "cells": self.cells, "summary": self.summary()}
+
+    def summary(self) -> dict[str, Any]:
+        """Mean over seeds of each reducer and budget, with interval, spread, density."""
+        groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        for cell in self.cells.values():
+            groups.setdefault((cell["reducer"], cell["tokens"]), []).append(cell)
+        blind = [c["accuracy"] for c in self.cells.values() if c["reducer"] == "blind"]
+        floor = 100 * sum(blind) / len(blind) if blind else math.nan
+        out = {}
+        for (name, tokens), cells in groups.items():
+            out[f"{name}/{tokens}"] = self._row(name, tokens, cells, floor)
+        return out
+
+    def _row(self, name: str, tokens: int, cells: list[dict[str, Any]], floor: float) -> dict[str, Any]:
+        mean = {kind: sum(c["kinds"][kind] for c in cells) / len(cells) for kind in KINDS}
+        accuracy = sum(c["accuracy"] for c in cells) / len(cells)
+        spread = [100 * c["accuracy"] for c in cells]
+        asked = self.settings["test_clips"] * len(KINDS)
+        row = {
+            "reducer": name,
+            "tokens": tokens,
+            "token_share": tokens / self.settings["cells_per_clip"],
+            "seeds": len(cells),
+            "accuracy": round(100 * accuracy, 2),
+            "interval": [round(100 * end, 2) for end in wilson_interval(accuracy * asked, asked)],
+            "lowest": round(min(spread), 2),
+            "highest": round(max(spread), 2),
+            "kinds": {kind: round(100 * value, 1) for kind, value in mean.items()},
+        }
+        if tokens:
+            row["tok_dense"] = round(tok_dense(100 * accuracy, tokens), 4)
+            if math.isfinite(floor):
+                row["gain_density"] = round(gain_density(100 * accuracy, floor, tokens), 4)
+        return row
+
+    def to_markdown(self) -> str:
+        """One table for each budget, best row first."""
+        rows = list(self.summary().values())
+        always = [row for row in rows if row["reducer"] in ("full", "blind")]
+        lines = ["# Questions answered from reduced tokens", "", _about(self.settings), ""]
+        for tokens in sorted({row["tokens"] for row in rows} - {row["tokens"] for row in always}):
+            own = [row for row in rows if row["tokens"] == tokens and row not in always]
+            share = tokens / self.settings["cells_per_clip"]
+            lines += [f"## {tokens} tokens ({100 * share:.2g} % of {self.settings['cells_per_clip']})", "", HEADER]
+            ordered = sorted(own, key=lambda row: -row["accuracy"])
+            lines += [_line(row) for row in [*ordered, *sorted(always, key=lambda row: -row["accuracy"])]]
+            lines.append("")
+        return "\n".join(lines)
+
+
+HEADER = (
+    "| reducer | tokens | all | " + " | ".join(KINDS) + " | seeds (lowest to highest) | TokDense | gain density |\n"
+    "|---|---|---|" + "---|" * len(KINDS) + "---|---|---|"
+)
+
+
+def _line(row: dict[str, Any]) -> str:
+    kinds = " | ".join(f"{row['kinds'][kind]:.1f}" for kind in KINDS)
+    spread = f"{row['seeds']} ({row['lowest']:.1f} to {row['highest']:.1f})"
+    dense = f"{row.get('tok_dense', 0):.3g} | {row.get('gain_density', 0):.3g}" if row["tokens"] else " | "
+    count = row["tokens"] or "none"
+    return (
+        f"| {row['reducer']} | {count} | {row['accuracy']:.1f} ± {row['interval']:.1f} | {kinds} | {spread} | {dense} |"
+    )
+
+
+def _about(settings: dict[str, Any]) -> str:
+    return (
+        f"{settings['clips']} clips to train on, {settings['test_clips']} unseen ones to test on, five questions each; "
+        f"{settings['frames']} frames of {settings['side']} x {settings['side']} pixels, {settings['cells_per_clip']} "
+        f"tokens before the reduction; {settings['steps']} steps of {BATCH} clips. Accuracy in per cent, mean over the "
+        "seeds, with the 95 % interval that the number of questions gives. TokDense is accuracy over tokens, gain "
+        "density the accuracy above blind over tokens."
+    )
+
+
+def measure(args: argparse.Namespace) -> AnswerReport:
+    """Fill the cells of the table that are not there yet."""
+    import genmm
+
+    if args.quick:
+        args.clips, args.test_clips, args.steps, args.seeds, args.budgets, args.side = (
+            32,
+            16,
+            6,
+            1,
+            args.budgets[:1],
+            48,
+        )
+    pipeline = genmm.load(args.model, device="cpu", dtype="float32")
+    cache = args.cache or genmm_home() / "video_qa"
+    sets = {
+        "train": QuestionClips(args.clips, 0, side=args.side),
+        "test": QuestionClips(args.test_clips, 2 * 10**6, side=args.side),
+    }
+    mark = pipeline.encoder_fingerprint
+    files = {}
+    for split, clips in sets.items():
+        name = f"{mark}-{split}-{clips.count}-{clips.seed}-{clips.fps:g}-{clips.side}.safetensors"
+        files[split] = encode_clips(clips, pipeline.features, cache / name)
+    shape = read_features(files["test"], 0, 1).shape[1:]
+    settings = {
+        "encoder": mark,
+        "clips": args.clips,
+        "test_clips": args.test_clips,
+        "steps": args.steps,
+        "side": args.side,
+        "frames": shape[0],
+        "cells_per_clip": shape[0] * shape[1] * shape[2],
+        "width": shape[3],
+    }
+    store = cache / f"answers-{mark}-{args.clips}-{args.test_clips}-{args.steps}-{args.side}.json"
+    report = AnswerReport(settings, read_json(store)["cells"] if store.is_file() else {})
+    _fill(report, args, sets, files, store)
+    return report
+
+
+def _fill(
+    report: AnswerReport, args: argparse.Namespace, sets: dict[str, QuestionClips], files: dict[str, Path], store: Path
+) -> None:
+    targets = {split: clips.targets() for split, clips in sets.items()}
+    for tokens in args.budgets:
+        for name in args.reducers:
+            choose, _ = REDUCERS[name]
+            count = report.settings["cells_per_clip"] if name == "full" else 0 if name == "blind" else tokens
+            missing = [s for s in range(args.seeds) if f"{name}/{count}/{s}" not in report.cells]
+            if not missing:
+                continue
+            data = {s: ReducedSet(files[s], sets[s].count, choose, count or 1, *targets[s]) for s in sets}
+            for seed in missing:
+                started = time.perf_counter()
+                result = train_cell(name, data["train"], data["test"], count, args.steps, seed, report.settings)
+                cell = {"reducer": name, "tokens": count, "seed": seed, **result}
+                cell["seconds"] = round(time.perf_counter() - started, 1)
+                report.cells[f"{name}/{count}/{seed}"] = cell
+                write_json(store, report.to_dict())
+                print(f"{name} {count} seed {seed}: {100 * result['accuracy']:.1f} %", file=sys.stderr, flush=True)
+
+
+class ReducedSet:
+    """All clips of a split, reduced once; `full` keeps the features in their file."""
+
+    def __init__(self, path: Path, clips: int, choose: str, tokens: int, words: Tensor, answers: Tensor) -> None:
+        self.path, self.choose, self.words, self.answers = path, choose, words, answers
+        self.parts: dict[str, Tensor] = {}
+        if choose == "full":
+            self.parts["codebook"] = torch.cat([_half(path, s, min(clips, s + 64)) for s in range(0, clips, 64)])
+        elif choose != "blind":
+            self._reduce(clips, tokens)
+
+    def _reduce(self, clips: int, tokens: int) -> None:
+        rows: dict[str, list[Tensor]] = {name: [] for name in ("codebook", "places", "mask", "index_map")}
+        for start in range(0, clips, 16):
+            features = read_features(self.path, start, min(clips, start + 16))
+            seeds = list(range(start, start + len(features)))
+            with torch.no_grad():
+                one = reduce(features, tokens, method=self.choose, seeds=seeds)
+            pad = max(0, tokens - one.codebook.shape[1])
+            rows["codebook"].append(F.pad(one.codebook, (0, 0, 0, pad)))
+            rows["places"].append(F.pad(token_places(one), (0, 0, 0, pad)))
+            rows["mask"].append(F.pad(one.mask, (0, pad)))
+            rows["index_map"].append(one.index_map.to(torch.int16))
+        self.parts = {name: torch.cat(tensors) for name, tensors in rows.items()}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Some clips."""
+        out = {name: tensor[index] for name, tensor in self.parts.items()} if self.choose != "blind" else {}
+        if self.choose == "full":
+            out = _placed_cells(out["codebook"].float())
+        if "index_map" in out:
+            out["index_map"] = out["index_map"].long()
+        return {**out, "words": self.words[index], "answers": self.answers[index]}
+
+
+def _half(path: Path, start: int, end: int) -> Tensor:
+    return read_features(path, start, end).half()
+
+
+def _placed_cells(features: Tensor) -> dict[str, Tensor]:
+    """All cells of a clip as tokens with their places: features [B, T, h, w, D]."""
+    batch, *grid, width = features.shape
+    axes = torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in grid), indexing="ij")
+    places = torch.stack(axes, -1).view(1, -1, 3).expand(batch, -1, -1)
+    places = torch.cat([places, torch.zeros(batch, places.shape[1], 4)], -1)
+    tokens = features.reshape(batch, -1, width)
+    return {"codebook": tokens, "places": places, "mask": torch.ones(tokens.shape[:2], dtype=torch.bool)}
+
+
+class AnswerModel(nn.Module):
+    """What is added to the tokens, and the answerer."""
+
+    def __init__(self, add: str, width: int, tokens: int, cells: int) -> None:
+        super().__init__()
+        self.add = add
+        blocks: dict[str, Callable[[], nn.Module]] = {
+            "occupancy": lambda: OccupancyBlock(width, 4),
+            "paper": lambda: PaperBlock(width, 4),
+            "official": lambda: OfficialBlock(cells, width, 4),
+            "placed": lambda: PlacedTokens(width),
+            "learner": lambda: TokenLearner(width, tokens),
+        }
+        self.block = blocks[add]() if add in blocks else None
+        self.answerer = Answerer(AnswererConfig(words=WORDS, answers=ANSWERS), width)
+        self.width = width
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Scores [B, Q, A]."""
+        words = batch["words"]
+        if "codebook" not in batch:
+            empty = torch.zeros(len(words), 1, self.width)
+            return self.answerer(empty, torch.zeros(len(words), 1, dtype=torch.bool), words)
+        tokens, mask = batch["codebook"], batch["mask"]
+        if self.add == "placed":
+            tokens = self.block(tokens, batch["places"])
+        elif self.add == "learner":
+            tokens, _ = self.block(tokens, mask, batch["places"][..., :3])
+            mask = mask[:, : tokens.shape[1]]
+        elif self.block is not None:
+            tokens, mask = self.block(tokens, batch["index_map"], mask)
+        return self.answerer(tokens, mask, words)
+
+
+def train_cell(
+    name: str, train: ReducedSet, test: ReducedSet, tokens: int, steps: int, seed: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Train one answerer and test it: accuracy over all questions and for each kind."""
+    _, add = REDUCERS[name]
+    cells = settings["cells_per_clip"] // settings["frames"]
+    with torch.random.fork_rng():
+        torch.manual_seed(1000 + seed)
+        model = AnswerModel(add, settings["width"], tokens, cells)
+        optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.02)
+        warm = max(1, steps // 20)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: min(1.0, (s + 1) / warm) * 0.5 * (1 + math.cos(math.pi * s / steps))
+        )
+        for index in _batches(len(train), steps, seed):
+            batch = train.batch(index)
+            loss = F.cross_entropy(model(batch).flatten(0, 1), batch["answers"].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    right = []
+    with torch.inference_mode():
+        for index in torch.arange(len(test)).split(50):
+            batch = test.batch(index)
+            right.append((model(batch).argmax(-1) == batch["answers"]).float())
+    table = torch.cat(right)
+    kinds = {kind: float(table[:, number].mean()) for number, kind in enumerate(KINDS)}
+    return {"accuracy": float(table.mean()), "kinds": kinds, "loss": float(loss.detach())}
+
+
+def _batches(clips: int, steps: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        if len(order) < BATCH:
+            order = torch.cat([order, torch.randperm(clips, generator=generator)])
+        yield order[: min(BATCH, clips)]
+        order = order[BATCH:]

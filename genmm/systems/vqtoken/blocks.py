@@ -1,0 +1,193 @@
+"""The attention blocks that turn codebook and index map into tokens: `official`, `paper` and `occupancy`.
+
+Letters: B clips, T frames, H W grid, K clusters, D width.
+All are called as `block(codebook [B, K, D], index_map [B, T, H, W], mask [B, K])` and give (tokens [B, M, D],
+mask [B, M]); M is K except for `official`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genmm.core.errors import ShapeError
+from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, frame_counts, one_hot
+
+__all__ = ["BLOCKS", "BlockName", "OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block"]
+
+BlockName = Literal["none", "official", "paper", "occupancy"]
+OFFICIAL_INNER = 2048
+"""Width of the feed-forward of the published block, whatever the rest is."""
+
+
+class PlainBlock(nn.Module):
+    """No block: the codebook is the tokens. This is the path that the published code runs by default."""
+
+    def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return codebook, mask
+
+
+class OfficialBlock(nn.Module):
+    """The published block, weight for weight.
+
+    One query per frame, made by a linear layer from the raw ids of the frame's cells; one post-norm decoder layer over
+    the codebook. The shorter of frames and codebook rows is repeated in a cycle, so there are max(T, K) tokens: the
+    number of frames, not the budget, when T > K. The checkpoint is tied to its H x W, and renaming clusters changes
+    the result; it is here for the published weights.
+    Source: Hai-chao-Zhang/VQToken (commit 019f89f); tensor names are those of its checkpoints.
+    """
+
+    def __init__(self, cells: int, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.cells, self.width = cells, width
+        self.to_q_proj = nn.Linear(cells, width)
+        layer = nn.TransformerDecoderLayer(width, heads, OFFICIAL_INNER)
+        self.transformer_decoder = nn.TransformerDecoder(layer, 1)
+        self._start()
+
+    def _start(self) -> None:
+        nn.init.xavier_uniform_(self.to_q_proj.weight)
+        nn.init.zeros_(self.to_q_proj.bias)
+        for name, weight in self.transformer_decoder.named_parameters():
+            if weight.ndim > 1:
+                nn.init.xavier_uniform_(weight)
+            elif "norm" in name and name.endswith("weight"):
+                nn.init.uniform_(weight, -0.01, 0.01)  # as published
+            elif "norm" in name:
+                nn.init.zeros_(weight)
+
+    def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: see the module. Clips of a batch are taken one by one, since the cycle depends on their K and T."""
+        frames, cells = index_map.shape[1], index_map[0, 0].numel()
+        if cells != self.cells:
+            raise ShapeError(f"this block was trained for {self.cells} cells a frame, the map has {cells}")
+        rows = [self.one(book[:n], ids) for book, ids, n in zip(codebook, index_map, self._used(mask), strict=True)]
+        longest = max(frames, *(len(row) for row in rows))
+        tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], device=mask.device)
+        return tokens, torch.arange(longest, device=mask.device) < lengths.unsqueeze(1)
+
+    def one(self, codebook: Tensor, index_map: Tensor) -> Tensor:
+        """Tokens [max(T, K), D] of one clip: codebook [K, D], index_map [T, H, W] or [T, H W]."""
+        count = max(len(index_map), len(codebook))
+        ids = index_map.flatten(1).to(codebook.dtype)  # published as is: ids are numbers here
+        turn = torch.arange(count, device=codebook.device)
+        queries = self.to_q_proj(ids[turn % len(ids)])
+        memory = codebook[turn % len(codebook)]
+        return self.transformer_decoder(queries.unsqueeze(1), memory.unsqueeze(1)).squeeze(1)
+
+    @staticmethod
+    def _used(mask: Tensor) -> list[int]:
+        return mask.sum(1).clamp_min(1).tolist()
+
+
+class PaperBlock(nn.Module):
+    """Equations 6 and 7 of the paper in the reading that works for any K.
+
+    Row k of the flattened map is the indicator of cluster k; a linear layer, shared over rows, is factorised into
+    learned embeddings of time, height and width (resampled to the clip's size) that are averaged over the cluster's
+    cells, and a second layer follows. Attention weights come from the centroids, values from the map; then residual
+    and norm. The paper leaves depth, width, residual and norm of these open.
+    Source: VQToken (arXiv 2503.16980), equations 6 and 7.
+    """
+
+    POSITIONS = (32, 27, 27)
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.axes = nn.ParameterList(nn.Parameter(0.02 * torch.randn(count, width)) for count in self.POSITIONS)
+        self.map_mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: see the module."""
+        hot = one_hot(index_map, codebook.shape[1]).to(codebook.dtype)
+        size = hot.sum((2, 3, 4)).clamp_min(1.0).unsqueeze(-1)
+        along = (hot.sum((3, 4)), hot.sum((2, 4)), hot.sum((2, 3)))
+        lengths = (frame_counts(index_map), None, None)
+        tables = [_read_at(e, x.shape[-1], n) for e, x, n in zip(self.axes, along, lengths, strict=True)]
+        mixed = sum(x @ table / size for x, table in zip(along, tables, strict=True))
+        values = self.to_v(self.map_mlp(mixed))
+        query, key, value = (_split(x, self.heads) for x in (self.to_q(codebook), self.to_k(codebook), values))
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=_key_mask(mask))
+        return self.norm(codebook + _join(seen)), mask
+
+
+class OccupancyBlock(nn.Module):
+    """Ours: each centroid learns where its cluster is over time, then one pre-norm attention layer over the tokens.
+
+    The description (`describe_occupancy`) does not depend on cluster names, on the size of the grid or on the number
+    of frames, and there are exactly K tokens. With `zero_start` the block begins as the identity, which is what a
+    language model that knows plain tokens wants.
+    """
+
+    def __init__(
+        self, width: int, heads: int = 8, *, bins: int = 8, grid: int = 4, inner: int = 0, zero_start: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads, self.bins, self.grid = heads, bins, grid
+        inner = inner or 2 * width
+        self.describe = nn.Sequential(
+            nn.Linear(description_width(bins, grid), inner), nn.GELU(), nn.Linear(inner, width)
+        )
+        self.norm_mix, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
+        if zero_start:
+            for layer in (self.describe[-1], self.out, self.mlp[-1]):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes: see the module."""
+        with torch.no_grad():
+            seen = describe_occupancy(index_map, codebook.shape[1], bins=self.bins, grid=self.grid)
+        return self.mix(codebook + self.describe(seen.to(codebook.dtype)), mask), mask
+
+    def mix(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The attention layer over tokens [B, K, D]; rows outside the mask come out as 0."""
+        parts = self.qkv(self.norm_mix(tokens)).chunk(3, dim=-1)
+        query, key, value = (_split(x, self.heads) for x in parts)
+        tokens = tokens + self.out(_join(F.scaled_dot_product_attention(query, key, value, attn_mask=_key_mask(mask))))
+        tokens = tokens + self.mlp(self.norm_mlp(tokens))
+        return tokens * mask.unsqueeze(-1).to(tokens.dtype)
+
+
+def _key_mask(mask: Tensor) -> Tensor:
+    """[B, 1, 1, K] True at keys that count; where a clip has none, all do (its rows are masked anyway)."""
+    return (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _join(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def _read_at(table: Tensor, count: int, lengths: Tensor | None) -> Tensor:
+    """Learned positions [P, D] read at `count` equal parts, of each clip's length where given: [1 or B, count, D]."""
+    ends = torch.tensor([count], device=table.device) if lengths is None else lengths
+    parts = (torch.arange(count, device=table.device) + 0.5) / ends.unsqueeze(1)
+    place = (parts * len(table) - 0.5).clamp(0, len(table) - 1)
+    low = place.floor().long().clamp_max(len(table) - 2)
+    share = (place - low).unsqueeze(-1).to(table.dtype)
+    return (1 - share) * table[low] + share * table[low + 1]
+
+
+BLOCKS = ("none", "official", "paper", "occupancy")
+
+
+def make_block(name: BlockName, width: int, heads: int, cells: int, *, bins: int = 8, grid: int = 4) -> nn.Module:
+    """The block of a name; `cells` (H x W) matters to the official one alone."""
+    if name == "none":
+        return PlainBlock()
+    if name == "official":
+        return OfficialBlock(cells, width, heads)
+    return PaperBlock(width, heads) if name == "paper" else OccupancyBlock(width, heads, bins=bins, grid=grid)

@@ -1,0 +1,270 @@
+"""LLaVA-OneVision with the reducer in place of its pooling: free questions about a video, answered word by word.
+
+Letters: T frames, D width of the language model, K tokens, S positions of the prompt.
+Source: VQToken (arXiv 2503.16980), sections 3.1 to 3.6; the network is transformers' (extra `official`).
+The clip becomes K tokens after the projector, one learned newline vector follows them, and K + 1 embeddings take the
+place of the picture in a ChatML prompt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.devices import choose_device, choose_dtype
+from genmm.core.errors import CheckpointError, MissingDependencyError, UsageError
+from genmm.core.limits import DEFAULT_LIMITS, clean_text
+from genmm.media.source import MediaInput
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.blocks import OfficialBlock, PlainBlock
+from genmm.systems.vqtoken.config import BlockConfig, FrameConfig, VqTokenConfig
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.reduced import ReducedVideo, splice
+from genmm.systems.vqtoken.reducer import Budget
+from genmm.systems.vqtoken.sampling import sample_frames
+
+__all__ = ["LlavaPipeline", "build_llava", "prompt_parts"]
+
+SYSTEM_LINE = "You are a helpful assistant."
+END = "<|im_end|>"
+RELEASED = AdaptiveK(rule="silhouette", least=12, most=32)
+"""Tokens of a clip unless a number is given: the bounds of the published search, with a rule that works."""
+CHUNK = 8
+"""Frames that go through the vision tower at a time."""
+
+
+def prompt_parts(question: str) -> tuple[str, str]:
+    """What stands before and behind the video in the prompt (ChatML, as published)."""
+    before = f"<|im_start|>system\n{SYSTEM_LINE}{END}\n<|im_start|>user\n"
+    return before, f"\n{question}{END}\n<|im_start|>assistant\n"
+
+
+def build_llava(config: Mapping[str, Any]) -> nn.Module:
+    """The untrained network of a stored transformers configuration. Raises: MissingDependencyError."""
+    try:
+        from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+    except ImportError as error:
+        raise MissingDependencyError("this model needs transformers: pip install 'genmm[official]'") from error
+    return LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig.from_dict(dict(config))).eval()
+
+
+def _tower_layers(network: nn.Module) -> nn.ModuleList:
+    """The encoder layers of the vision tower."""
+    tower = network.model.vision_tower
+    inner = getattr(tower, "vision_model", tower)
+    return inner.encoder.layers
+
+
+class LlavaEncoder:
+    """Frames -> grid tokens in the space of the language model: tower up to its last layer, then the projector."""
+
+    def __init__(self, network: nn.Module, fingerprint: str) -> None:
+        self.network, self.fingerprint = network, fingerprint
+        vision = network.config.vision_config
+        self.image_size, self.grid = vision.image_size, vision.image_size // vision.patch_size
+        self.width = network.config.text_config.hidden_size
+
+    def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
+        """[T, g, g, D] float32 of frames [T, H, W, 3] uint8, scaled to a square, aspect not kept, as published."""
+        with torch.no_grad():
+            return self.features(frames)
+
+    def features(self, frames: np.ndarray | Tensor) -> Tensor:
+        """The same with gradients, for training."""
+        weight = self.network.model.image_newline
+        size = (self.image_size, self.image_size)
+        caught: list[Tensor] = []
+        layer = _tower_layers(self.network)[-1]
+        hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out[0] if isinstance(out, tuple) else out))
+        parts = []
+        try:
+            for part in torch.as_tensor(frames).split(CHUNK):
+                x = part.to(weight.device).permute(0, 3, 1, 2).float()
+                x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+                caught.clear()
+                self.network.model.vision_tower((x.clamp(0, 255) / 127.5 - 1.0).to(weight.dtype))
+                parts.append(self.network.model.multi_modal_projector(caught[-1]).float())
+        finally:
+            hook.remove()
+        return torch.cat(parts).unflatten(1, (self.grid, self.grid))
+
+
+class LlavaPipeline(VqTokenPipeline):
+    """Videos to tokens and to answers in words, with the published weights."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Any,
+        *,
+        official: OfficialBlock | None = None,
+        frames: int = 32,
+        name: str = "vqtoken-llava",
+        folder: Path | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network, self.tokenizer, self.official, self.frames = network, tokenizer, official, frames
+        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), DEFAULT_LIMITS
+        self.block, self.answerer, self._fingerprint, self._encoder_fingerprint = PlainBlock(), None, None, None
+        side = network.config.vision_config.image_size
+        self.config = VqTokenConfig(
+            frames=FrameConfig(fps=1.0, side=side, most_frames=frames),
+            block=BlockConfig(kind="none", codebook_scale="unit"),
+        )
+        self.encoder = LlavaEncoder(network, f"llava-{self.model['fingerprint']}")
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | os.PathLike[str], *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    ) -> LlavaPipeline:
+        """Load a folder that `genmm convert vqtoken` made. Raises: CheckpointError, MissingDependencyError."""
+        folder = Path(folder)
+        config = read_config(folder)
+        if config.get("kind") != "llava":
+            raise CheckpointError(f"{folder} holds no language model; load it with genmm.load")
+        tensors = load_tensors(folder, dtype=None)
+        network = build_llava(config["llava"])
+        own = {n.removeprefix("llava."): t for n, t in tensors.items() if n.startswith("llava.")}
+        network.to(next(iter(own.values())).dtype)
+        load_into(network, own)
+        block = {n.removeprefix("block."): t for n, t in tensors.items() if n.startswith("block.")}
+        official = None
+        if block:
+            from genmm.systems.vqtoken.convert import official_block
+
+            official = official_block(block, heads=config.get("block_heads", 8)).eval().requires_grad_(False)
+        about = {key: config[key] for key in ("licence", "description", "origin") if key in config}
+        pipeline = cls(
+            network.requires_grad_(False),
+            load_tokenizer(folder / "tokenizer"),
+            official=official,
+            frames=config.get("frames", 32),
+            name=folder.resolve().name,
+            folder=folder,
+            about=about,
+        )
+        return pipeline.to(device, dtype)
+
+    def to(self, device: Any = None, dtype: Any = None) -> LlavaPipeline:
+        """Move to a device and number format, in place."""
+        weight = self.network.model.image_newline
+        place = weight.device if device is None else choose_device(device)
+        self.network.to(place, weight.dtype if dtype is None else choose_dtype(dtype, place))
+        if self.official is not None:
+            self.official.to(place, torch.float32)
+        return self
+
+    def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+        """Write a checkpoint folder; gives back the folder."""
+        folder = Path(folder)
+        self.tokenizer.save_pretrained(str(folder / "tokenizer"))
+        return save_checkpoint(folder, self._stored_config(), self._stored_tensors(), dtype=dtype)
+
+    def _stored_config(self) -> dict[str, Any]:
+        heads = self.official.transformer_decoder.layers[0].nhead if self.official is not None else 8
+        stored = {"system": self.system, "kind": "llava", "llava": self.network.config.to_dict()}
+        return {**stored, "frames": self.frames, "block_heads": heads, **self.about}
+
+    def _stored_tensors(self) -> dict[str, Tensor]:
+        tensors = {f"llava.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        if self.official is not None:
+            tensors |= {f"block.{name}": tensor for name, tensor in self.official.state_dict().items()}
+        return tensors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return self.network.model.image_newline.device
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Name, system, fingerprint and sizes, JSON-able."""
+        count = sum(p.numel() for p in self.network.parameters())
+        return {**self.about, **self.model, "parameters": count, "width": self.encoder.width, "block": "none"}
+
+    def _fitting_block(self, features: Tensor) -> nn.Module | None:
+        return None
+
+    # ------------------------------------------------------------ answers in words
+
+    def watch(
+        self, source: MediaInput, *, tokens: int | str | Budget | None = None, block: str = "none"
+    ) -> ReducedVideo:
+        """Reduce a video for the language model: frames spread evenly over it, as published.
+
+        block="official" runs the published attention block (max(T, K) tokens); "none" gives the codebook, which is the
+        path that the released code takes.
+        """
+        features = self.encoder(self._sampled(source)).unsqueeze(0)
+        budget = RELEASED if tokens in (None, "adaptive") else budget_of(tokens)
+        if block not in ("none", "official") or (block == "official" and self.official is None):
+            raise UsageError(f"block is none or, where the checkpoint has it, official; got {block!r}")
+        return self.reduce(features, budget, block=self.official if block == "official" else None)
+
+    def _sampled(self, source: MediaInput) -> np.ndarray:
+        return sample_frames(source, self.frames, max_side=2 * self.config.frames.side, limits=self.limits)
+
+    def prompt(self, question: str, reduced: ReducedVideo) -> Tensor:
+        """Embeddings [1, S, D] of the whole prompt with K + 1 positions for the video."""
+        before, behind = (self._ids(text) for text in prompt_parts(clean_text(question, self.limits)))
+        words = self.network.get_input_embeddings()(torch.cat([before, before[:, :1], behind], 1))
+        newline = self.network.model.image_newline
+        return splice(words, before.shape[1], reduced, newline=newline)[0]
+
+    def _ids(self, text: str) -> Tensor:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([ids], device=self.device)
+
+    def answer_stream(
+        self,
+        video: MediaInput | ReducedVideo,
+        question: str,
+        *,
+        tokens: int | str | Budget | None = None,
+        max_new_tokens: int = 128,
+    ) -> Iterator[str]:
+        """Pieces of the answer while it is written (greedy, so the same video always gets the same answer)."""
+        reduced = video if isinstance(video, ReducedVideo) else self.watch(video, tokens=tokens)
+        ids: list[int] = []
+        said = ""
+        for number in self._greedy(self.prompt(question, reduced), max_new_tokens):
+            ids.append(number)
+            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            if not text.endswith("\ufffd"):  # half of a character waits for its other half
+                yield text[len(said) :]
+                said = text
+
+    def answer_words(self, video: MediaInput | ReducedVideo, question: str, **options: Any) -> str:
+        """The whole answer."""
+        return "".join(self.answer_stream(video, question, **options)).strip()
+
+    def _greedy(self, embeds: Tensor, most: int) -> Iterator[int]:
+        """Token ids until the end mark, one forward pass each."""
+        network, past = self.network, None
+        ends = {self.tokenizer.convert_tokens_to_ids(END), self.tokenizer.eos_token_id}
+        for _ in range(most):
+            with torch.no_grad():
+                out = network.model.language_model(inputs_embeds=embeds, past_key_values=past, use_cache=True)
+                token = int(network.lm_head(out.last_hidden_state[:, -1]).argmax(-1))
+            if token in ends:
+                return
+            yield token
+            past = out.past_key_values
+            embeds = network.get_input_embeddings()(torch.tensor([[token]], device=self.device))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder. Raises: CheckpointError when it is missing."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder.parent} is no complete checkpoint: its folder tokenizer is missing")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

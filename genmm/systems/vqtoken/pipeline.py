@@ -1,0 +1,417 @@
+"""VQToken from video to tokens, answers and searches: the object that page, command line, batches and scripts call."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.devices import choose_device, choose_dtype
+from genmm.core.errors import CheckpointError, MediaError, UsageError
+from genmm.core.events import CancelToken, Event, Finished, Progress, drain
+from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.core.seeds import check_seed
+from genmm.media.source import MediaInput, open_source
+from genmm.media.video import iter_frames
+from genmm.nn.vit import VisionTransformer
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.answerer import Answerer
+from genmm.systems.vqtoken.blocks import make_block
+from genmm.systems.vqtoken.config import VqTokenConfig
+from genmm.systems.vqtoken.encoders import VisionEncoder, frame_size
+from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.reducer import METHODS, Budget, Fixed, reduce
+from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
+from genmm.systems.vqtoken.windows import WindowMerger
+
+__all__ = ["MOST_TOKENS", "VqTokenPipeline", "budget_of"]
+
+MOST_TOKENS = 1024
+"""Largest budget of one video."""
+
+
+def budget_of(tokens: int | str | Budget) -> Budget:
+    """A number, "adaptive", or a budget. Raises: UsageError for anything else."""
+    if isinstance(tokens, Fixed | AdaptiveK):
+        budget = tokens
+    elif tokens == "adaptive":
+        budget = AdaptiveK(least=4, most=64)
+    elif isinstance(tokens, str) and tokens.strip().isdigit():
+        budget = Fixed(tokens=int(tokens))
+    elif isinstance(tokens, int) and not isinstance(tokens, bool):
+        budget = Fixed(tokens=tokens)
+    else:
+        raise UsageError(f"tokens is a number from 1 to {MOST_TOKENS} or adaptive, got {tokens!r}")
+    most = budget.tokens if isinstance(budget, Fixed) else budget.most
+    if most > MOST_TOKENS:
+        raise UsageError(f"a video has at most {MOST_TOKENS} tokens, got {most}; 8 to 64 are usual")
+    return budget
+
+
+class VqTokenPipeline:
+    """Videos to tokens with one checkpoint. Several threads may use one pipeline."""
+
+    system = "vqtoken"
+
+    def __init__(
+        self,
+        vision: VisionTransformer,
+        block: torch.nn.Module,
+        config: VqTokenConfig,
+        *,
+        answerer: Answerer | None = None,
+        name: str = "vqtoken",
+        folder: Path | None = None,
+        about: Mapping[str, Any] | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.vision, self.block, self.config, self.answerer = vision, block, config, answerer
+        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
+        self.encoder: Any = VisionEncoder(vision, config.frames.side)
+        self._fingerprint: str | None = None
+        self._encoder_fingerprint: str | None = None
+
+    @classmethod
+    def fresh(cls, config: VqTokenConfig, **more: Any) -> VqTokenPipeline:
+        """A pipeline with untrained weights."""
+        width, block = config.vision.width, config.block
+        made = make_block(block.kind, width, block.heads, block.cells, bins=block.bins, grid=block.grid)
+        answerer = None if config.answerer is None else Answerer(config.answerer, width)
+        return cls(VisionTransformer(config.vision), made, config, answerer=answerer, **more)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+    ) -> VqTokenPipeline:
+        """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
+        folder = Path(folder)
+        config = read_config(folder)
+        if config["system"] != cls.system:
+            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of VQToken")
+        if config.get("kind") == "llava":
+            from genmm.systems.vqtoken.llava import LlavaPipeline
+
+            return LlavaPipeline.from_folder(folder, device=device, dtype=dtype)  # type: ignore[return-value]
+        about = {key: config[key] for key in ("licence", "description", "origin", "defaults") if key in config}
+        pipeline = cls.fresh(
+            VqTokenConfig.from_dict(config["network"]), name=folder.resolve().name, folder=folder, about=about
+        )
+        load_into(pipeline._modules, load_tensors(folder))
+        pipeline._modules.eval().requires_grad_(False)
+        return pipeline.to(device, dtype)
+
+    @property
+    def _modules(self) -> torch.nn.ModuleDict:
+        parts = {"vision": self.vision, "block": self.block}
+        return torch.nn.ModuleDict(parts | ({"answerer": self.answerer} if self.answerer is not None else {}))
+
+    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> VqTokenPipeline:
+        """Move to a device and number format, in place; clustering and block stay float32."""
+        weight = self.vision.norm.weight
+        place = weight.device if device is None else choose_device(device)
+        number = weight.dtype if dtype is None else choose_dtype(dtype, place)
+        self.vision.to(place, number)
+        self.block.to(place, torch.float32)
+        if self.answerer is not None:
+            self.answerer.to(place, torch.float32)
+        return self
+
+    def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+        """Write a checkpoint folder; gives back the folder."""
+        folder = Path(folder)
+        config = {"system": self.system, "network": self.config.to_dict(), **self.about}
+        card = self.folder / "README.md" if self.folder else None
+        extra = {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
+        return save_checkpoint(folder, config, self._modules.state_dict(), dtype=dtype, extra_files=extra)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder lives."""
+        return self.vision.norm.weight.device
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Name, system, fingerprint and sizes of the checkpoint, JSON-able."""
+        return {
+            **self.about,
+            **self.model,
+            "parameters": sum(p.numel() for p in self._modules.parameters()),
+            "width": self.encoder.width,
+            "block": self.config.block.kind,
+            "answers": list(self.answerer.config.answers) if self.answerer else [],
+        }
+
+    @property
+    def model(self) -> dict[str, str]:
+        """What a recipe says about the model."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
+        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """What features depend on; tokens of different encoders cannot be compared."""
+        if self._encoder_fingerprint is None:
+            self._encoder_fingerprint = self.encoder.fingerprint
+        return self._encoder_fingerprint
+
+    def use_encoder(self, encoder: Any) -> VqTokenPipeline:
+        """Take features from another encoder (see `encoders`); the block is left out when its width differs."""
+        self.encoder, self._encoder_fingerprint = encoder, None
+        return self
+
+    # ------------------------------------------------------------ tokens
+
+    def features(self, frames: np.ndarray) -> Tensor:
+        """Features [T, h, w, D] float32 of frames [T, H, W, 3] uint8."""
+        return self.encoder(frames)
+
+    def reduce(self, features: Tensor, tokens: int | str | Budget = 32, **options: Any) -> ReducedVideo:
+        """Reduce features [B, T, h, w, D] or [T, h, w, D] of a user's own; see `reducer.reduce` for the options."""
+        features = features.unsqueeze(0) if features.ndim == 4 else features
+        options = {"block": self._fitting_block(features), "scale": self.config.block.codebook_scale, **options}
+        with torch.no_grad():
+            return reduce(features, budget_of(tokens), **options)
+
+    def _fitting_block(self, features: Tensor) -> torch.nn.Module | None:
+        return self.block if features.shape[-1] == self.config.vision.width else None
+
+    def tokenize(
+        self,
+        source: MediaInput,
+        *,
+        tokens: int | str | Budget = 32,
+        method: str = "vqtoken",
+        fps: float | None = None,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        seed: int = 0,
+        cancel: CancelToken | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> TokenizedVideo:
+        """Turn a video (path or bytes) into tokens; see `events` for the arguments and errors."""
+        options = {"tokens": tokens, "method": method, "fps": fps, "start_s": start_s, "end_s": end_s, "seed": seed}
+        return drain(self.events(source, **options, cancel=cancel), on_event)
+
+    generate = tokenize
+
+    def events(
+        self,
+        source: MediaInput,
+        *,
+        tokens: int | str | Budget = 32,
+        method: str = "vqtoken",
+        fps: float | None = None,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        seed: int = 0,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Event]:
+        """Tokenize a video and say how far it is: Progress events, at last Finished with a TokenizedVideo.
+
+        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` vqtoken or a baseline of `reducer.METHODS`
+        (baselines take videos of one window only); `fps` frames a second that are looked at, by default the model's;
+        `start_s` and `end_s` cut out a part.
+        Videos longer than one window (`config.frames.most_frames`) are reduced window by window at flat memory.
+        Raises: UsageError, MediaError, LimitError; Cancelled within one window after `cancel` was asked to.
+        """
+        budget, rate = budget_of(tokens), fps or self.config.frames.fps
+        check_seed(seed)
+        if method not in METHODS:
+            raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
+        work = _Work(self, budget, method, seed)
+        side = 2 * self.config.frames.side
+        with open_source(source, self.limits) as media:
+            size = media.size if hasattr(media, "size") else 0
+            span = {"start_s": start_s, "end_s": end_s}
+            with iter_frames(media, fps=rate, max_side=side, limits=self.limits, **span) as reader:
+                for frame in reader:
+                    if cancel is not None:
+                        cancel.check()
+                    work.add(frame.time_s, frame.image)
+                    if work.is_full:
+                        work.flush()
+                        yield Progress(len(work.times_s), None, "frames", f"{frame.time_s:.0f} s of video")
+                notes = reader.notes
+        yield Progress(len(work.times_s), None, "frames", "merging")
+        yield Finished(self._result(work, {"fps": rate, **span}, rate, notes, _source_bytes(source, size)))
+
+    def _result(
+        self, work: _Work, settings: dict[str, Any], rate: float, notes: tuple[str, ...], size: int
+    ) -> TokenizedVideo:
+        reduced = work.finish()
+        notes = list(notes)
+        wanted = work.budget.tokens if isinstance(work.budget, Fixed) else 0
+        found = int(reduced.mask[0].sum())
+        if found == 0:
+            raise MediaError("no part of the video gave a usable feature, so there is nothing to tokenize")
+        if found < wanted:
+            notes.append(f"the video has only {found} distinct tokens, so {wanted} were not needed")
+        budget = wanted or "adaptive"
+        total = float(work.total)
+        lost = float(reduced.stats.get("distortion", 0.0)) / total if total > 0 else 0.0
+        return TokenizedVideo(
+            settings={**settings, "tokens": budget, "method": work.method, "lost": min(1.0, lost)},
+            seeds=(work.seed,),
+            model=self.model,
+            timings=work.timings,
+            notes=tuple(notes),
+            reduced=reduced,
+            times_s=np.asarray(work.times_s),
+            seconds=float(work.times_s[-1] + 1.0 / rate - work.times_s[0]),
+            frame_size=work.size,
+            source_bytes=size,
+        )
+
+    # ------------------------------------------------------------ answers
+
+    def answer(self, video: TokenizedVideo | ReducedVideo | MediaInput, question: str) -> VideoAnswer:
+        """Answer a question about a video with the embedded answerer, which knows its own small world.
+
+        A video that is not tokenized yet is tokenized with the budget the answerer was trained with.
+        Raises: UsageError when the checkpoint has no answerer, or when it cannot read the question.
+        """
+        return self.answers(video, [question])[0]
+
+    def answers(self, video: TokenizedVideo | ReducedVideo | MediaInput, questions: list[str]) -> list[VideoAnswer]:
+        """Answer several questions about one video."""
+        if self.answerer is None:
+            raise UsageError(
+                f"model {self.name} has no answerer; use the model vqtoken, or pull one: genmm pull vqtoken"
+            )
+        words = self.answerer.encode(questions)
+        if not isinstance(video, TokenizedVideo | ReducedVideo):
+            video = self.tokenize(video, tokens=self.answerer.config.tokens)
+        reduced = video.reduced if isinstance(video, TokenizedVideo) else video
+        with torch.inference_mode():
+            place = next(self.answerer.parameters()).device
+            tokens, mask = reduced.tokens[:1].to(place).float(), reduced.token_mask[:1].to(place)
+            scores = self.answerer(tokens, mask, words.unsqueeze(0).to(place))[0].softmax(-1).cpu()
+        names = self.answerer.config.answers
+        out = []
+        for row in scores:
+            best = row.topk(min(4, len(names)))
+            pairs = [(names[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True)]
+            out.append(VideoAnswer(pairs[0][0], pairs[0][1], tuple(pairs[1:])))
+        return out
+
+
+def _source_bytes(source: Any, size: int) -> int:
+    if isinstance(source, bytes | bytearray):
+        return len(source)
+    try:
+        return os.stat(source).st_size
+    except (TypeError, OSError, ValueError):
+        return int(size or 0)
+
+
+class _Work:
+    """Frames on their way to tokens: encoded window by window."""
+
+    def __init__(self, pipeline: VqTokenPipeline, budget: Budget, method: str, seed: int) -> None:
+        self.pipeline, self.budget, self.method, self.seed = pipeline, budget, method, seed
+        self.times_s: list[float] = []
+        self.size = (0, 0)
+        self.timings: dict[str, float] = {"encode": 0.0, "reduce": 0.0}
+        self._frames: list[np.ndarray] = []
+        self._first: Tensor | None = None
+        self._merger: WindowMerger | None = None
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, time_s: float, image: np.ndarray) -> None:
+        """Take one frame; it is scaled at once, so that a window holds small pictures."""
+        self.times_s.append(time_s)
+        if self.size == (0, 0):
+            self.size = image.shape[:2]
+        if image.shape[:2] != self.size:
+            raise MediaError(f"the picture changes its size at {time_s:.2f} s; convert the video to one size first")
+        self._frames.append(image)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole window has come."""
+        return len(self._frames) >= self.pipeline.config.frames.most_frames
+
+    def flush(self) -> None:
+        """Encode the frames that have come; cluster them when they are not the only window."""
+        if not self._frames:
+            return
+        started = time.perf_counter()
+        features = self.pipeline.features(np.stack(self._frames))
+        self._frames = []
+        self._note(features)
+        self.timings["encode"] += time.perf_counter() - started
+        started = time.perf_counter()
+        if self._merger is None and self._first is None:
+            self._first = features
+        else:
+            self._merge(features)
+        self.timings["reduce"] += time.perf_counter() - started
+
+    def _note(self, features: Tensor) -> None:
+        unit = torch.nn.functional.normalize(features.flatten(0, 2).float(), dim=-1)
+        own = unit.sum(0).double()
+        self._sum = own if self._sum is None else self._sum + own
+        self._count += len(unit)
+
+    @property
+    def total(self) -> float:
+        """Squared distance of all unit features to their mean."""
+        if self._sum is None:
+            return 0.0
+        return float(self._count - self._sum.square().sum() / self._count)
+
+    def _merge(self, features: Tensor) -> None:
+        if self.method != "vqtoken":
+            most = self.pipeline.config.frames.most_frames
+            raise UsageError(
+                f"the reducer {self.method} takes videos of at most {most} frames at once; lower fps, cut a part out "
+                "with start_s and end_s, or use vqtoken"
+            )
+        if self._merger is None:
+            scale, block = self.pipeline.config.block.codebook_scale, self.pipeline._fitting_block(features)
+            self._merger = WindowMerger(self.budget, block=block, scale=scale, seed=self.seed)
+            self._merger.add(self._first)  # type: ignore[arg-type]
+            self._first = None
+        self._merger.add(features)
+
+    def finish(self) -> ReducedVideo:
+        """Tokens and map of everything. Raises: MediaError without any frame."""
+        if not self.times_s:
+            raise MediaError("there is no picture between the start and the end that were asked for")
+        self.flush()
+        started = time.perf_counter()
+        if self._merger is not None:
+            reduced = self._merger.finish()
+        else:
+            seeds = [self.seed]
+            reduced = self.pipeline.reduce(self._first, self.budget, method=self.method, seeds=seeds)  # type: ignore
+            if self.method != "vqtoken":
+                reduced.stats["distortion"] = _loss(self._first, reduced)  # type: ignore[index, arg-type]
+            reduced.stats["distortion"] = float(reduced.stats["distortion"])  # type: ignore[index]
+        self.timings["reduce"] += time.perf_counter() - started
+        return reduced
+
+
+def _loss(features: Tensor, reduced: ReducedVideo) -> float:
+    """Squared distance between unit features and what map and tokens give back (their lengths left aside)."""
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    return float((unit - torch.nn.functional.normalize(reduced.decode()[0].float(), dim=-1)).square().sum())
+
+
+def grid_of(pipeline: VqTokenPipeline, height: int, width: int) -> tuple[int, int]:
+    """Cells (h, w) that a frame of this size gets."""
+    size = frame_size(height, width, pipeline.config.frames.side)
+    return size[0] // 8, size[1] // 8

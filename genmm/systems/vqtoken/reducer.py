@@ -1,0 +1,166 @@
+"""From grid tokens to a ReducedVideo: clustering, codebook, block; and the baselines behind the same call.
+
+Letters: B clips, T frames, H W grid, N = T H W, K clusters, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genmm.core.errors import ConfigError, ShapeError, UsageError
+from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
+from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
+from genmm.systems.vqtoken.baselines import BASELINES, Kept
+from genmm.systems.vqtoken.blocks import PlainBlock
+from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
+
+__all__ = ["METHODS", "Budget", "Fixed", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
+
+Scale = Literal["raw", "unit", "norm"]
+"""How the codebook is averaged: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
+to the mean length of the clip's tokens."""
+METHODS = ("vqtoken", *BASELINES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A budget of exactly this many tokens (fewer only where a clip has fewer distinct ones)."""
+
+    tokens: int = 32
+    """At least 1."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
+            raise ConfigError(f"a budget is at least 1 token, got {self.tokens!r}; 8 to 64 are usual")
+
+
+Budget = Fixed | AdaptiveK
+
+
+def reduce(
+    tokens: Tensor,
+    budget: Budget | int = 32,
+    *,
+    method: str = "vqtoken",
+    block: nn.Module | None = None,
+    frame_mask: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
+    scale: Scale = "raw",
+    kmeans: KMeansConfig | None = None,
+) -> ReducedVideo:
+    """Reduce B clips of one grid size; a clip's result does not depend on the others.
+
+    Shapes: tokens [B, T, H, W, D] floating; frame_mask [B, T] bool, True at real frames (a prefix of each clip).
+    Args: `method` is vqtoken or a baseline; `block` turns codebook and map into tokens (default: the codebook itself);
+    `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens.
+    Gradients reach the tokens through the codebook; labels are constants.
+    Raises: ShapeError, UsageError.
+    """
+    budget = Fixed(tokens=budget) if isinstance(budget, int) else budget
+    _check(tokens, frame_mask, method)
+    batch, frames, height, width, _ = tokens.shape
+    if frame_mask is None:
+        frame_mask = torch.ones(batch, frames, dtype=torch.bool, device=tokens.device)
+    mask = frame_mask[:, :, None, None].expand(-1, -1, height, width).flatten(1)
+    rows = tokens.flatten(1, 3)
+    started = time.perf_counter()
+    if method == "vqtoken":
+        found, stats, curve = _clustered(rows, mask, budget, seeds, kmeans)
+        codebook, labels = cluster_codebook(rows, found, scale), found.labels
+    else:
+        codebook, labels, stats = _by_baseline(rows, mask, tokens.shape[1:4], budget, method, seeds)
+        curve = None
+    clustered_ms = 1000 * (time.perf_counter() - started)
+    index_map = labels.view(batch, frames, height, width)
+    plain = from_map(codebook, index_map)
+    started = time.perf_counter()
+    made, made_mask = (block or PlainBlock())(plain.codebook, index_map, plain.mask)
+    stats |= {"cluster_ms": clustered_ms, "block_ms": 1000 * (time.perf_counter() - started)}
+    return from_map(codebook, index_map, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
+
+
+def _check(tokens: Tensor, frame_mask: Tensor | None, method: str) -> None:
+    if tokens.ndim != 5 or not tokens.is_floating_point() or not tokens.numel():
+        raise ShapeError(f"tokens must be floating [B, T, H, W, D], none 0, got {tokens.dtype} {tuple(tokens.shape)}")
+    if frame_mask is not None and frame_mask.shape != tokens.shape[:2]:
+        raise ShapeError(f"frame_mask must be {tuple(tokens.shape[:2])}, got {tuple(frame_mask.shape)}")
+    if method not in METHODS:
+        raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
+
+
+def _clustered(
+    rows: Tensor, mask: Tensor, budget: Budget, seeds: Sequence[int] | None, kmeans: KMeansConfig | None
+) -> tuple[Clusters, dict[str, Any], Tensor | None]:
+    if isinstance(budget, Fixed):
+        found, curve = spherical_kmeans(rows, budget.tokens, mask=mask, seeds=seeds, config=kmeans), None
+    else:
+        found, nested = adaptive_kmeans(rows, budget, mask=mask, seeds=seeds, config=kmeans)
+        curve = nested.distortion
+    return found, {"iterations": found.iterations, "distortion": found.distortion}, curve
+
+
+def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Tensor:
+    """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows."""
+    finite = torch.where(found.labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
+    lengths = finite.float().norm(dim=-1, keepdim=True)
+    used = finite if scale == "raw" else finite / lengths.clamp_min(1e-12).to(finite)
+    ids = torch.arange(found.counts.shape[1], device=rows.device).view(1, -1, 1)
+    hot = (found.labels.unsqueeze(1) == ids).float()
+    means = torch.matmul(hot, used.float()) / found.counts.clamp_min(1).unsqueeze(-1)
+    if scale == "norm":
+        mean_length = lengths.sum((1, 2)) / found.counts.sum(1).clamp_min(1)
+        means = torch.nn.functional.normalize(means, dim=-1) * mean_length[:, None, None]
+    return means.to(rows.dtype)
+
+
+def _by_baseline(
+    rows: Tensor, mask: Tensor, grid: torch.Size, budget: Budget, method: str, seeds: Sequence[int] | None
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    if not isinstance(budget, Fixed):
+        raise UsageError(f"the reducer {method} takes a fixed number of tokens; only vqtoken chooses its own")
+    lengths = torch.linalg.vector_norm(rows.detach().float(), dim=-1)
+    valid = mask & torch.isfinite(lengths)
+    kept: list[Kept] = []
+    for number, (own, ok) in enumerate(zip(rows, valid, strict=True)):
+        frames = int(ok.view(grid).flatten(1).any(1).sum())
+        cells = frames * grid[1] * grid[2]
+        if not bool(ok.any()):
+            kept.append(Kept(own.new_zeros(1, own.shape[1]), torch.full_like(ok, -1, dtype=torch.int64)))
+            continue
+        seed = 0 if seeds is None else seeds[number]
+        one = BASELINES[method](own[:cells], ok[:cells], (frames, grid[1], grid[2]), budget.tokens, seed)
+        rest = torch.full((len(own) - cells,), -1, dtype=torch.int64, device=own.device)
+        kept.append(Kept(one.tokens, torch.cat([one.owner, rest])))
+    longest = max(len(one.tokens) for one in kept)
+    pad = torch.nn.functional.pad
+    codebook = torch.stack([pad(one.tokens, (0, 0, 0, longest - len(one.tokens))) for one in kept])
+    return codebook, torch.stack([one.owner for one in kept]), {}
+
+
+def reduce_clips(clips: Sequence[Tensor], budget: Budget | int = 32, **options: Any) -> list[ReducedVideo]:
+    """Reduce clips [T, H, W, D] of any sizes: one ReducedVideo of a single clip for each, in order.
+
+    Clips of one grid size share a batch, their frames padded. Options as in `reduce`.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, clip in enumerate(clips):
+        if clip.ndim != 4:
+            raise ShapeError(f"a clip is [T, H, W, D], clip {number} is {tuple(clip.shape)}")
+        groups.setdefault(tuple(clip.shape[1:]), []).append(number)
+    seeds = options.pop("seeds", None) or [0] * len(clips)
+    out: list[ReducedVideo | None] = [None] * len(clips)
+    for members in groups.values():
+        own = [clips[n] for n in members]
+        lengths = torch.tensor([len(clip) for clip in own], device=own[0].device)
+        tokens = nn.utils.rnn.pad_sequence(own, batch_first=True)
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+        reduced = reduce(tokens, budget, frame_mask=mask, seeds=[seeds[n] for n in members], **options)
+        for place, number in enumerate(members):
+            out[number] = reduced.clip(place)
+    return [one for one in out if one is not None]

@@ -1,0 +1,128 @@
+"""A tokenized video and an answer: media, recipe, files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from safetensors.torch import save_file
+
+from genmm.core.errors import UsageError
+from genmm.core.files import atomic_path, write_bytes
+from genmm.core.results import Result
+from genmm.media.image import write_image
+from genmm.media.video import iter_frames, write_video
+from genmm.systems.vqtoken.overlay import overlay, overlay_frame, smoothed
+from genmm.systems.vqtoken.reduced import ReducedVideo
+
+__all__ = ["TokenizedVideo", "VideoAnswer"]
+
+SUFFIXES = (".safetensors", ".gmvq")
+OVERLAY_SIDE = 640
+"""Longer side of an overlay video, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenizedVideo(Result):
+    """One video as tokens and map."""
+
+    task: ClassVar[str] = "video"
+
+    reduced: ReducedVideo
+    """One clip."""
+    times_s: np.ndarray
+    """[T] float64, time of each row of the map."""
+    seconds: float
+    """Length of the video that was looked at."""
+    frame_size: tuple[int, int]
+    """Height and width of the pictures as read."""
+    source_bytes: int = 0
+    """Size of the file, 0 when it was not a file."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the video."""
+        return int(self.reduced.num_tokens[0])
+
+    @property
+    def cells(self) -> int:
+        """Tokens before the reduction."""
+        return int((self.reduced.index_map >= 0).sum())
+
+    @property
+    def map(self) -> np.ndarray:
+        """[T, h, w] int64."""
+        return self.reduced.index_map[0].cpu().numpy()
+
+    @property
+    def lost(self) -> float:
+        """Share of the features' variance around their mean direction that tokens and map lose, 0 to 1."""
+        return float(self.settings["lost"])
+
+    def facts(self) -> dict[str, Any]:
+        """Figures for reports: tokens, shares, bits."""
+        bits = self.reduced.code_bits
+        return {
+            "seconds": round(self.seconds, 3),
+            "frames": len(self.times_s),
+            "cells": self.cells,
+            "tokens": self.tokens,
+            "token_share": self.tokens / max(1, self.cells),
+            "lost": round(self.lost, 5),
+            "code_bits": bits,
+            "code_bits_per_second": round(bits / max(self.seconds, 1e-9), 1),
+            "file_bytes": self.source_bytes,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Write .safetensors (tokens, codebook, map and geometry) or .gmvq (the packed code), and the recipe beside."""
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise UsageError(f"tokens are written as {' or '.join(SUFFIXES)}, got {path.name!r}; change the suffix")
+        if suffix == ".gmvq":
+            write_bytes(path, self.reduced.to_bytes())
+        else:
+            one = self.reduced
+            names = ("tokens", "codebook", "index_map", "counts", "positions", "spread")
+            tensors = {name: getattr(one, name)[0].detach().cpu().contiguous() for name in names}
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary)
+        facts = {**self.facts(), "times_s": [round(float(t), 4) for t in self.times_s[:100_000]]}
+        return path, self.save_recipe(path, facts=facts)
+
+    def save_overlay(self, source: Any, path: str | os.PathLike[str], *, strength: float = 0.45) -> Path:
+        """Write the video with its map drawn over it as .mp4 (or one picture of the middle as .png or .jpg)."""
+        path = Path(path)
+        if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+            return write_image(path, self.picture(source, strength=strength))
+        rate = (len(self.times_s) - 1) / (self.times_s[-1] - self.times_s[0]) if len(self.times_s) > 1 else 4.0
+        fps = min(25.0, max(12.0, rate))
+        with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, end_s=self.seconds + 1e-3) as reader:
+            pairs = ((frame.time_s, frame.image) for frame in reader)
+            return write_video(path, overlay(pairs, self.map, self.times_s, strength=strength), fps, crf=23)
+
+    def picture(self, source: Any, *, at_s: float | None = None, strength: float = 0.45) -> np.ndarray:
+        """One frame with its map, [H, W, 3] uint8; by default from the middle."""
+        row = len(self.times_s) // 2 if at_s is None else int(np.abs(self.times_s - at_s).argmin())
+        time_s = float(self.times_s[row])
+        with iter_frames(source, max_side=OVERLAY_SIDE, start_s=max(0.0, time_s - 1e-3)) as reader:
+            frame = next(iter(reader), None)
+        if frame is None:
+            raise UsageError(f"the video has no frame at {time_s:.2f} s")
+        return overlay_frame(frame.image, smoothed(self.map[row]), strength=strength)
+
+
+@dataclass(frozen=True)
+class VideoAnswer:
+    """What the embedded answerer says."""
+
+    text: str
+    """The answer."""
+    confidence: float
+    """Its probability among all answers."""
+    others: tuple[tuple[str, float], ...]
+    """The next answers with their probabilities."""

@@ -1,0 +1,29 @@
+"""Frames spread evenly over a video, as language models are trained on them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from genmm.core.errors import MediaError
+from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.media.source import MediaInput
+from genmm.media.video import iter_frames, probe
+
+__all__ = ["sample_frames"]
+
+
+def sample_frames(source: MediaInput, count: int, *, max_side: int, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """Frames [count, H, W, 3] uint8 at positions linspace(0, F - 1, count) cut to whole numbers; short clips repeat.
+
+    Twice as many frames as asked for are decoded at a steady rate, so a long video does not fill the memory.
+    Raises: MediaError when there is no picture; as reading a video does.
+    """
+    seconds = probe(source, limits=limits).duration_s or 0.0
+    rate = min(30.0, max(0.1, 2.0 * count / seconds)) if seconds > 0 else 1.0
+    with iter_frames(source, fps=rate, max_side=max_side, limits=limits) as reader:
+        pictures = [frame.image for frame in reader]
+    if not pictures:
+        raise MediaError("the video has no picture")
+    if len({picture.shape for picture in pictures}) > 1:
+        raise MediaError("the picture changes its size within the video; convert it to one size first")
+    return np.stack([pictures[i] for i in np.linspace(0, len(pictures) - 1, count).astype(int)])

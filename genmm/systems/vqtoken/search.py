@@ -1,0 +1,361 @@
+"""A search index over videos: the token sets of their moments in files, compared exactly.
+
+Letters: Q tokens of a query, M tokens of all moments together, n moments, D width.
+A moment is a few seconds of a video with a token set of its own (as many tokens as it needs). Two sets are compared in
+both directions: every token looks for its most similar one in the other set, weighted by the share of the moment that
+it stands for. Tokens are centred on the mean of the index first, since features share a large common part.
+Layout of the folder: index.json with the table of videos, one safetensors file per video. Files are written whole, the
+table last, so that an interrupted `add` leaves the index as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from genmm.core.errors import DataError, UsageError
+from genmm.core.events import CancelToken, Progress
+from genmm.core.files import atomic_path, read_json, write_json
+from genmm.core.weights import read_tensors
+from genmm.media.image import is_picture, read_image
+from genmm.media.source import MediaInput
+from genmm.media.video import iter_frames
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.reducer import Budget
+
+__all__ = ["Hit", "TokenSet", "VideoIndex", "moment_sets", "query_set", "set_similarity"]
+
+VERSION = 1
+MOMENT_S = 4.0
+"""Length of a moment in seconds."""
+ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
+"""Tokens of a moment unless a number is asked for."""
+TABLE = "index.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """Tokens of one moment or query."""
+
+    tokens: Tensor
+    """[K, D] float32 codebook rows."""
+    weights: Tensor
+    """[K] float32, shares of the cells, summing to 1."""
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+    @classmethod
+    def of(cls, reduced: ReducedVideo, start_s: float = 0.0, end_s: float = 0.0) -> TokenSet:
+        """The set of a reduced clip."""
+        mask = reduced.mask[0]
+        counts = reduced.counts[0][mask].float().cpu()
+        tokens = reduced.codebook[0][mask].detach().float().cpu()
+        return cls(tokens, counts / counts.sum().clamp_min(1.0), start_s, end_s)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A moment that was found."""
+
+    video: str
+    """Path of the video as it was added."""
+    start_s: float
+    end_s: float
+    score: float
+    """Similarity, at most 1; about 0 for unrelated moments."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    id: str
+    path: str
+    bytes: int
+    modified_ns: int
+    seconds: float
+    moments: int
+    tokens: int
+    budget: str
+
+
+def set_similarity(a: TokenSet, b: TokenSet, centre: Tensor | None = None) -> float:
+    """Similarity of two sets by the definition: both directions, weighted best matches. The oracle of the search."""
+    x, y = (_directions(s.tokens, centre) for s in (a, b))
+    cosine = x @ y.T
+    return 0.5 * float((a.weights * cosine.amax(1)).sum() + (b.weights * cosine.amax(0)).sum())
+
+
+def _directions(tokens: Tensor, centre: Tensor | None) -> Tensor:
+    unit = F.normalize(tokens, dim=-1)
+    return unit if centre is None else F.normalize(unit - centre, dim=-1)
+
+
+def moment_sets(
+    pipeline: VqTokenPipeline,
+    source: MediaInput,
+    *,
+    tokens: int | str | Budget = "adaptive",
+    moment_s: float = MOMENT_S,
+    cancel: CancelToken | None = None,
+) -> Iterator[TokenSet]:
+    """Token sets of the moments of a video, one after another at flat memory."""
+    if moment_s <= 0:
+        raise UsageError(f"a moment must be longer than 0 s, got {moment_s!r}")
+    budget, fps = _budget(tokens), pipeline.config.frames.fps
+    frames: list[np.ndarray] = []
+    begin = end = 0.0
+    with iter_frames(source, fps=fps, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits) as reader:
+        for frame in reader:
+            if cancel is not None:
+                cancel.check()
+            if frames and frame.time_s >= begin + moment_s - 1e-6:
+                yield _set(pipeline, frames, budget, begin, end)
+                frames, begin = [], frame.time_s
+            frames.append(frame.image)
+            end = frame.time_s + 1.0 / fps
+    if frames:
+        yield _set(pipeline, frames, budget, begin, end)
+
+
+def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> TokenSet:
+    """The token set of a query: a whole clip, or a still picture (path or bytes)."""
+    if _head(source) is not None and is_picture(_head(source)):  # type: ignore[arg-type]
+        picture = read_image(source, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits)
+        return _set(pipeline, [picture], _budget(tokens), 0.0, 0.0)
+    made = pipeline.tokenize(source, tokens=_budget(tokens))
+    return TokenSet.of(made.reduced, 0.0, made.seconds)
+
+
+def _head(source: MediaInput) -> bytes | None:
+    if isinstance(source, bytes | bytearray):
+        return bytes(source[:32])
+    try:
+        with open(source, "rb") as stream:  # type: ignore[arg-type]
+            return stream.read(32)
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def _budget(tokens: int | str | Budget) -> Budget:
+    return ADAPTIVE if tokens == "adaptive" else budget_of(tokens)
+
+
+def _set(pipeline: VqTokenPipeline, frames: list[np.ndarray], budget: Budget, start_s: float, end_s: float) -> TokenSet:
+    return TokenSet.of(pipeline.reduce(pipeline.features(np.stack(frames)), budget, block=None), start_s, end_s)
+
+
+class VideoIndex:
+    """An index in a folder. Several readers may use it while one process adds."""
+
+    def __init__(self, folder: Path, encoder: str, entries: Sequence[_Entry]) -> None:
+        self.folder, self.encoder, self.entries = folder, encoder, list(entries)
+        self._loaded: tuple[tuple[str, ...], dict[str, Tensor]] | None = None
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], encoder: str | None = None, *, create: bool = False) -> VideoIndex:
+        """Open an index; `create` makes an empty one where there is none.
+
+        Raises: UsageError when there is none or it was made with another encoder; DataError when it is damaged.
+        """
+        folder = Path(folder)
+        path = folder / TABLE
+        if not path.is_file():
+            if not create or encoder is None:
+                raise UsageError(
+                    f"there is no index in {folder}; make one with: genmm index add VIDEO --index {folder}"
+                )
+            return cls(folder, encoder, [])
+        table = read_json(path)
+        try:
+            if table["version"] != VERSION:
+                raise DataError(f"{path} has version {table['version']}, this genmm reads {VERSION}")
+            index = cls(folder, str(table["encoder"]), [_Entry(**entry) for entry in table["videos"]])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} is no index of videos: {error}") from error
+        if encoder is not None and encoder != index.encoder:
+            raise UsageError(
+                f"the index in {folder} was made with another encoder ({index.encoder}, the model has {encoder}); "
+                "tokens of different encoders cannot be compared: name the model it was made with, or start a new index"
+            )
+        return index
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(
+        self,
+        pipeline: VqTokenPipeline,
+        path: str | os.PathLike[str],
+        *,
+        tokens: int | str | Budget = "adaptive",
+        moment_s: float = MOMENT_S,
+        cancel: CancelToken | None = None,
+        on_event: Callable[[Progress], None] | None = None,
+    ) -> bool:
+        """Add a video, or bring it up to date; False when the index has it already. Raises: as reading a video does."""
+        path = Path(path).resolve()
+        state = path.stat()
+        budget = f"{tokens}/{moment_s:g}"
+        known = next((entry for entry in self.entries if entry.path == str(path)), None)
+        if known and (known.bytes, known.modified_ns, known.budget) == (state.st_size, state.st_mtime_ns, budget):
+            return False
+        sets: list[TokenSet] = []
+        for one in moment_sets(pipeline, path, tokens=tokens, moment_s=moment_s, cancel=cancel):
+            sets.append(one)
+            if on_event is not None:
+                on_event(Progress(len(sets), None, "moments", path.name))
+        name = hashlib.sha256(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{budget}".encode()).hexdigest()[:20]
+        self._write_sets(name, sets)
+        entry = _Entry(
+            id=name,
+            path=str(path),
+            bytes=state.st_size,
+            modified_ns=state.st_mtime_ns,
+            seconds=round(sets[-1].end_s, 4),
+            moments=len(sets),
+            tokens=sum(len(s.tokens) for s in sets),
+            budget=budget,
+        )
+        with self._writing():
+            self.entries = [*(e for e in self.entries if e.path != entry.path), entry]
+            self._write_table()
+        if known and known.id != name:
+            self._file(known.id).unlink(missing_ok=True)
+        return True
+
+    def remove(self, path: str | os.PathLike[str]) -> bool:
+        """Take a video out; False when it was not there."""
+        text = str(Path(path).resolve())
+        gone = [entry for entry in self.entries if entry.path in (text, str(path))]
+        if not gone:
+            return False
+        with self._writing():
+            self.entries = [entry for entry in self.entries if entry.path not in {g.path for g in gone}]
+            self._write_table()
+        for entry in gone:
+            self._file(entry.id).unlink(missing_ok=True)
+        return True
+
+    def search(self, query: TokenSet, *, top: int = 5, per_video: int = 2, pooled: bool = False) -> list[Hit]:
+        """The most similar moments, best first, at most `per_video` of one video.
+
+        pooled=True compares the mean tokens alone, which is what a plain index does; for comparisons.
+        Raises: UsageError for an empty index or a query of another width.
+        """
+        if top < 1 or per_video < 1:
+            raise UsageError(f"top and per_video must be at least 1, got {top} and {per_video}")
+        if not self.entries:
+            raise UsageError(f"the index in {self.folder} is empty; add videos first")
+        stored = self._load()
+        if query.tokens.shape[1] != stored["tokens"].shape[1]:
+            width = stored["tokens"].shape[1]
+            raise UsageError(f"the query has width {query.tokens.shape[1]}, the index {width}")
+        scores = _pooled_scores(query, stored) if pooled else _set_scores(query, stored)
+        hits: list[Hit] = []
+        for number in scores.argsort(descending=True, stable=True).tolist():
+            entry = self.entries[int(stored["owner"][number])]
+            if sum(hit.video == entry.path for hit in hits) < per_video:
+                start, end = (float(t) for t in stored["spans"][number])
+                hits.append(Hit(entry.path, start, end, float(scores[number])))
+            if len(hits) == top:
+                break
+        return hits
+
+    # ------------------------------------------------------------ files
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _write_sets(self, name: str, sets: Sequence[TokenSet]) -> None:
+        sizes = torch.tensor([len(s.tokens) for s in sets])
+        tensors = {
+            "tokens": torch.cat([s.tokens for s in sets]).half(),
+            "weights": torch.cat([s.weights for s in sets]),
+            "offsets": F.pad(sizes.cumsum(0), (1, 0)),
+            "spans": torch.tensor([[s.start_s, s.end_s] for s in sets], dtype=torch.float64),
+        }
+        with atomic_path(self._file(name)) as temporary:
+            save_file(tensors, temporary)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time; what another process has added meanwhile is kept."""
+        from filelock import FileLock
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock", timeout=60):
+            path = self.folder / TABLE
+            if path.is_file():
+                fresh = VideoIndex.open(self.folder, self.encoder)
+                self.entries = fresh.entries
+            yield
+
+    def _write_table(self) -> None:
+        table = {"version": VERSION, "encoder": self.encoder, "videos": [asdict(entry) for entry in self.entries]}
+        write_json(self.folder / TABLE, table)
+
+    def _load(self) -> dict[str, Tensor]:
+        """All token sets of the index, read once for each state of the table."""
+        key = tuple(entry.id for entry in self.entries)
+        if self._loaded is not None and self._loaded[0] == key:
+            return self._loaded[1]
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "weights", "moment", "spans", "owner")}
+        moments = 0
+        for number, entry in enumerate(self.entries):
+            one = read_tensors(self._file(entry.id), dtype=None)
+            sizes = one["offsets"].diff()
+            parts["tokens"].append(one["tokens"].float())
+            parts["weights"].append(one["weights"].float())
+            parts["moment"].append(moments + torch.repeat_interleave(torch.arange(len(sizes)), sizes))
+            parts["spans"].append(one["spans"])
+            parts["owner"].append(torch.full((len(sizes),), number))
+            moments += len(sizes)
+        stored = {name: torch.cat(tensors) for name, tensors in parts.items()}
+        unit = F.normalize(stored["tokens"], dim=-1)
+        stored["centre"] = (unit * stored["weights"].unsqueeze(1)).sum(0) / moments
+        stored["directions"] = F.normalize(unit - stored["centre"], dim=-1)
+        self._loaded = (key, stored)
+        return stored
+
+
+def _set_scores(query: TokenSet, stored: dict[str, Tensor]) -> Tensor:
+    """Similarity of the query to every moment [n]: one product [M, Q], best matches per moment."""
+    moments, moment = len(stored["spans"]), stored["moment"]
+    cosine = stored["directions"] @ _directions(query.tokens, stored["centre"]).T  # [M, Q]
+    forth = cosine.new_full((moments, cosine.shape[1]), -1.0)
+    forth = forth.scatter_reduce(0, moment.unsqueeze(1).expand_as(cosine), cosine, "amax")
+    back = cosine.new_zeros(moments).index_add(0, moment, stored["weights"] * cosine.amax(1))
+    return 0.5 * (forth @ query.weights + back)
+
+
+def _pooled_scores(query: TokenSet, stored: dict[str, Tensor]) -> Tensor:
+    """Cosine of the mean tokens [n]."""
+    unit = F.normalize(stored["tokens"], dim=-1)
+    means = unit.new_zeros(len(stored["spans"]), unit.shape[1])
+    means = means.index_add(0, stored["moment"], unit * stored["weights"].unsqueeze(1))
+    own = (F.normalize(query.tokens, dim=-1) * query.weights.unsqueeze(1)).sum(0)
+    return F.cosine_similarity(means - stored["centre"], (own - stored["centre"]).unsqueeze(0))
+
+
+def index_facts(index: VideoIndex) -> dict[str, Any]:
+    """Sizes of an index for people."""
+    files = [index._file(entry.id) for entry in index.entries]
+    return {
+        "videos": len(index),
+        "moments": sum(entry.moments for entry in index.entries),
+        "tokens": sum(entry.tokens for entry in index.entries),
+        "seconds": round(sum(entry.seconds for entry in index.entries), 2),
+        "bytes": sum(file.stat().st_size for file in files if file.is_file()),
+    }

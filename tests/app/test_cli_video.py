@@ -1,0 +1,142 @@
+"""`genmm tokenize`, `genmm index`, `genmm ask` and `genmm batch video` as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.cli import main
+from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
+from datamodules.video_qa import ANSWERS, WORDS
+from genmm.media.video import write_video
+from genmm.nn.vit import VisionConfig
+from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.reduced import ReducedVideo
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    config = VqTokenConfig(
+        vision=VisionConfig(width=16, depth=1, heads=2, inner=24, stem=(6, 8)),
+        frames=FrameConfig(fps=4.0, side=48, most_frames=16),
+        block=BlockConfig(heads=2, bins=4, grid=3),
+        answerer=AnswererConfig(width=16, heads=2, latents=2, layers=1, tokens=4, words=WORDS, answers=ANSWERS),
+    )
+    return str(VqTokenPipeline.fresh(config).save(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("films")
+    paths = []
+    for colour, ground in (("red", "grey"), ("yellow", "blue")):
+        mover = Mover(shape="circle", colour=colour, place=(0.3, 0.5), size=0.5, motion="right", speed=0.2)
+        scene = Scene(seconds=1.0, shots=(Shot(background=Background(colour=ground)),), movers=(mover,))
+        paths.append(folder / f"{colour}.mp4")
+        write_video(paths[-1], render_scene(scene, fps=8, side=64)[0], 8, preset="ultrafast")
+    return paths
+
+
+def options(model: str) -> list[str]:
+    return ["--model", model, "--device", "cpu", "--dtype", "float32"]
+
+
+def test_tokenize_writes_tokens_recipe_and_overlay(model, films, tmp_path, capsys):
+    out, overlay = tmp_path / "out.safetensors", tmp_path / "map.mp4"
+    given = ["tokenize", str(films[0]), "--tokens", "5", "-o", str(out), "--overlay", str(overlay)]
+    assert main([*given, *options(model)]) == 0
+    said = capsys.readouterr().out
+    assert "5 tokens of" in said and all(path.is_file() for path in (out, overlay, out.with_suffix(".json")))
+    assert main(["tokenize", str(films[0]), "--tokens", "adaptive", "-o", str(tmp_path / "a.gmvq"), "--json",
+                 *options(model)]) == 0  # fmt: skip
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tokens"] == int(ReducedVideo.from_bytes((tmp_path / "a.gmvq").read_bytes()).mask.sum())
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--tokens", "0"], "at least 1 token"),
+        (["--tokens", "many"], "1 to 1024 or adaptive"),
+        (["-o", "out.txt"], "change the suffix"),
+        (["--overlay", "map.gif"], "an overlay is a video"),
+        (["--start", "9"], "no picture between"),
+    ],
+)
+def test_tokenize_says_what_is_wrong(model, films, tmp_path, capsys, monkeypatch, more, text):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tokenize", str(films[0]), *more, *options(model)]) == 2
+    assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_from_empty_to_search(model, films, tmp_path, capsys):
+    index = ["--index", str(tmp_path / "index")]
+    assert main(["index", "search", str(films[0]), *index, *options(model)]) == 2
+    assert "no index" in capsys.readouterr().err
+    add = ["index", "add", *map(str, films), *index, "--moment", "0.5", *options(model)]
+    assert main(add) == 0 and capsys.readouterr().out.count("added") == 2
+    assert main(add) == 0 and capsys.readouterr().out.count("unchanged") == 2
+    assert main(["index", "search", str(films[1]), *index, "--top", "1", "--json", *options(model)]) == 0
+    hit = json.loads(capsys.readouterr().out)
+    assert Path(hit["video"]) == films[1].resolve() and hit["end_s"] > hit["start_s"]
+    assert main(["index", "list", *index]) == 0 and "2 videos, 4 moments" in capsys.readouterr().out
+    assert main(["index", "remove", str(films[0]), *index]) == 0
+    assert main(["index", "list", "--json", *index]) == 0
+    assert json.loads(capsys.readouterr().out)["videos"] == 1
+
+
+def test_a_broken_video_is_left_out_and_counted(model, films, tmp_path, capsys):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    given = ["index", "add", str(broken), str(films[0]), "--index", str(tmp_path / "index"), *options(model)]
+    assert main(given) == 3
+    said = capsys.readouterr()
+    assert "broken.mp4 was left out" in said.err and "added" in said.out
+
+
+def test_ask_answers_and_names_unknown_words(model, films, capsys):
+    assert main(["ask", str(films[0]), "Which way does the red circle move?", "--json", *options(model)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["answer"] in ANSWERS and told["tokens"] == 4
+    assert main(["ask", str(films[0]), "why so serious", *options(model)]) == 2
+    assert "serious, so, why" in capsys.readouterr().err
+
+
+def test_a_batch_of_videos(model, films, tmp_path, capsys):
+    rows = [{"id": "a", "video": str(films[0]), "tokens": 3}, {"id": "b", "video": str(films[1]), "end_s": 0.5},
+            {"id": "c", "video": str(tmp_path / "broken.mp4")}]  # fmt: skip
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    manifest = tmp_path / "in.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["batch", "video", "--manifest", str(manifest), "--out", str(tmp_path / "out"), "--tokens", "6"]
+    assert main([*given, *options(model)]) == 3
+    stored = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    done = {row["id"]: row for row in stored}
+    assert done["c"].get("error") and {p.stem for p in (tmp_path / "out").rglob("*.safetensors")} == {"a", "b"}
+    facts = {name: row.get("facts", row) for name, row in done.items()}
+    assert facts["a"]["tokens"] == 3 and facts["b"]["tokens"] == 6 and np.isclose(facts["b"]["seconds"], 0.5)
+
+
+def test_rows_of_a_batch_are_checked_before_the_model_is_loaded(tmp_path, films):
+    from genmm.batch.manifest import read_manifest
+    from genmm.batch.video import VideoTask
+    from genmm.core.errors import UsageError
+
+    manifest = tmp_path / "in.jsonl"
+    bad = [{"video": "nowhere.mp4"}, {"tokens": 3}, {"video": str(films[0]), "tokens": 0},
+           {"video": str(films[0]), "start_s": 3, "end_s": 1}, {"video": str(films[0]), "start_s": -1}]  # fmt: skip
+    manifest.write_text("".join(json.dumps({"id": str(n), **row}) + "\n" for n, row in enumerate(bad)))
+    task = VideoTask()
+    rows = list(read_manifest(manifest, fields=[*task.fields, "seed"]))
+    for row in rows:
+        with pytest.raises(UsageError):
+            task.validate(row)
+    with pytest.raises(UsageError, match="not allowed"):
+        VideoTask(allow_files=False).validate(rows[2])

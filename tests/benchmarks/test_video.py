@@ -1,0 +1,109 @@
+"""Measurements of videos on tiny sizes: every section runs, figures have the right meaning, cells are kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from benchmarks import video, video_answers, video_search
+from benchmarks.tables import Report
+from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips
+from genmm.core.files import read_json
+from genmm.nn.vit import VisionConfig
+from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    config = VqTokenConfig(
+        vision=VisionConfig(width=16, depth=1, heads=2, inner=24, stem=(6, 8)),
+        frames=FrameConfig(fps=4.0, side=48, most_frames=16),
+        block=BlockConfig(heads=2, bins=4, grid=3),
+        answerer=AnswererConfig(width=16, heads=2, latents=2, layers=1, tokens=4, words=WORDS, answers=ANSWERS),
+    )
+    return str(VqTokenPipeline.fresh(config).save(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def test_clustering_names_peer_limit_and_distortion():
+    section = video.clustering_section(1, True, torch.device("cpu"))
+    fixed, adaptive = section.rows[:2]
+    assert fixed.peer is not None and fixed.limit is not None and "distortion" in fixed.note
+    assert adaptive.ratio > 1 and "clusters of 24 themes" in adaptive.note
+
+
+def test_distortion_is_the_squared_distance_to_the_means():
+    unit = F.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
+    labels = torch.arange(40) % 3
+    means = torch.stack([unit[labels == k].mean(0) for k in range(3)])
+    assert video.distortion_of(unit, labels) == pytest.approx(float((unit - means[labels]).square().sum()), rel=1e-4)
+
+
+def test_operations_are_counted_with_attention():
+    rows = {row.item: row.ours for row in video.flops_section().rows}
+    assert rows["prefill of Qwen2-0.5B with all tokens"] > 500 * rows["prefill of Qwen2-0.5B with 32 tokens"]
+
+
+def test_a_report_with_speed_and_bytes(model):
+    args = argparse.Namespace(model=model, device="cpu", runs=1, quick=True, only=["speed", "bytes", "batch"])
+    report = video.measure(args)
+    assert isinstance(report, Report) and all(not s.skipped for s in report.sections)
+    assert "x real time" in report.to_markdown()
+
+
+def test_memory_sections_tell_why_they_failed(tmp_path):
+    args = argparse.Namespace(model=str(tmp_path), device="cpu", runs=1, quick=True, only=["bytes"])
+    assert video.measure(args).sections[0].skipped
+
+
+@pytest.fixture(scope="module")
+def cells(model, tmp_path_factory):
+    """All reducers, trained for three steps."""
+    cache = tmp_path_factory.mktemp("cache")
+    args = argparse.Namespace(
+        model=model, reducers=list(video_answers.REDUCERS), budgets=[4], seeds=1, clips=6, test_clips=4, steps=3,
+        side=48, cache=cache, quick=False,
+    )  # fmt: skip
+    return args, video_answers.measure(args)
+
+
+def test_every_reducer_fills_its_cell(cells):
+    _, report = cells
+    assert {cell["reducer"] for cell in report.cells.values()} == set(video_answers.REDUCERS)
+    for cell in report.cells.values():
+        assert set(cell["kinds"]) == set(KINDS) and 0 <= cell["accuracy"] <= 1
+        assert np.isclose(np.mean(list(cell["kinds"].values())), cell["accuracy"], atol=1e-6)
+    assert report.cells["full/432/0"]["tokens"] == report.settings["cells_per_clip"] == 12 * 36
+    text = report.to_markdown()
+    assert "## 4 tokens (0.93 % of 432)" in text and text.count("| occupancy |") == 1 and "gain density" in text
+    json.dumps(report.to_dict())
+
+
+def test_finished_cells_are_not_trained_again(cells, monkeypatch):
+    args, report = cells
+    monkeypatch.setattr(video_answers, "train_cell", lambda *a, **k: pytest.fail("trained again"))
+    again = video_answers.measure(args)
+    assert again.cells == report.cells
+    (stored,) = args.cache.glob("answers-*.json")
+    assert read_json(stored)["cells"] == report.cells
+
+
+def test_questions_of_a_set_are_those_of_its_clips():
+    clips = QuestionClips(2, 10, fps=1.0, side=16)
+    words, answers = clips.targets()
+    first = clips.questions(0)
+    assert " ".join(WORDS[i - 1] for i in words[0, 1].tolist() if i) == first[1].text
+    assert [ANSWERS[i] for i in answers[0].tolist()] == [q.answer for q in first]
+
+
+def test_search_reports_both_ways(model):
+    args = argparse.Namespace(model=model, device="cpu", data=None, scenes=3, quick=True)
+    (section,) = video_search.measure(args).sections
+    assert [row.item for row in section.rows] == list(video_search.CHANGES)
+    assert all(0 <= row.ours.median <= 100 and row.peer is not None for row in section.rows)

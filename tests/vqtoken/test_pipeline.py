@@ -1,0 +1,218 @@
+"""From a video file to tokens: windows, seeds, folders, files, answers, and what is said about unusable input."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import genmm
+from datamodules.video_qa import QuestionClips, make_clip, render_clip
+from genmm.core.errors import Cancelled, MediaError, UsageError
+from genmm.core.events import CancelToken, Finished, Progress
+from genmm.core.results import read_recipe
+from genmm.media.video import read_video, write_video
+from genmm.systems.vqtoken.encoders import FunctionEncoder, frame_size
+from genmm.systems.vqtoken.overlay import overlay_frame, smoothed, token_colours
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.windows import WindowMerger
+
+
+def test_a_video_becomes_the_tokens_asked_for(pipeline, clip):
+    made = pipeline.tokenize(clip, tokens=6)
+    assert made.tokens == 6 and made.map.shape == (6, 7, 10)  # 64 x 96 pixels at the area of 64 x 64
+    assert made.times_s.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    assert 0 < made.lost < 1 and made.cells == 420 and made.source_bytes == clip.stat().st_size
+    again = pipeline.tokenize(clip.read_bytes(), tokens=6)
+    torch.testing.assert_close(again.reduced.tokens, made.reduced.tokens)
+    assert made.facts()["code_bits"] == 6 * 16 * 16 + 420 * 3
+
+
+def test_an_adaptive_budget_has_a_curve(pipeline, clip):
+    made = pipeline.tokenize(clip, tokens="adaptive")
+    assert 4 <= made.tokens <= 64
+    curve = made.reduced.curve[0]
+    assert (curve.diff() <= 1e-3).all() and made.settings["tokens"] == "adaptive"
+
+
+def test_long_videos_go_through_windows_and_keep_the_budget(pipeline, long_clip):
+    events = list(pipeline.events(long_clip, tokens=8))
+    made = events[-1].result
+    assert isinstance(events[-1], Finished) and sum(isinstance(e, Progress) for e in events) == 4
+    assert made.tokens == 8 and made.map.shape[0] == 24
+    assert made.reduced.stats["windows"] == 3
+    assert made.reduced.counts[0].tolist() == torch.bincount(made.reduced.index_map.flatten(), minlength=8).tolist()
+
+
+def test_windows_lose_little_against_one_clustering():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(7, 12, generator=generator)
+    features = centres[torch.randint(7, (12, 5, 6), generator=generator)]
+    features = features + 0.1 * torch.randn(features.shape, generator=generator)
+    merger = WindowMerger(7)
+    for part in features.split(4):
+        merger.add(part)
+    merged = merger.finish()
+    whole = VqTokenPipeline.reduce(_Bare(), features, 7)
+    assert merged.mask.sum() == 7
+    flat_a, flat_b = merged.index_map.flatten().tolist(), whole.index_map.flatten().tolist()
+    assert flat_a == flat_b  # numbered by first cell, so equal partitions have equal names
+    torch.testing.assert_close(merged.codebook, whole.codebook, atol=1e-4, rtol=1e-4)
+    assert abs(merged.stats["distortion"] - float(whole.stats["distortion"])) < 0.05
+
+
+class _Bare:
+    """A pipeline without weights, for `reduce` alone."""
+
+    class config:  # noqa: N801
+        class block:  # noqa: N801
+            codebook_scale = "raw"
+
+    def _fitting_block(self, features):
+        return None
+
+
+def test_a_part_of_a_video(pipeline, long_clip):
+    made = pipeline.tokenize(long_clip, tokens=4, start_s=2.0, end_s=3.0)
+    assert made.times_s.tolist() == [2.0, 2.25, 2.5, 2.75] and made.seconds == pytest.approx(1.0)
+
+
+def test_folders_hold_everything(pipeline, clip, tmp_path):
+    folder = pipeline.save(tmp_path / "model")
+    loaded = genmm.load(str(folder), device="cpu")
+    a, b = (p.tokenize(clip, tokens=5) for p in (pipeline, loaded))
+    torch.testing.assert_close(a.reduced.tokens, b.reduced.tokens)
+    assert loaded.info["block"] == "occupancy" and loaded.encoder_fingerprint == pipeline.encoder_fingerprint
+    assert b.model["fingerprint"] != "unsaved"
+
+
+def test_files_and_recipe(pipeline, clip, tmp_path):
+    made = pipeline.tokenize(clip, tokens=5)
+    path, recipe = made.save(tmp_path / "out.safetensors")
+    stored = load_file(path)
+    assert stored["index_map"].shape == (6, 7, 10) and stored["tokens"].shape == (5, 16)
+    told = read_recipe(path)
+    assert told["task"] == "video" and told["facts"]["tokens"] == 5 and recipe.name == "out.json"
+    packed, _ = made.save(tmp_path / "out.gmvq")
+    assert torch.equal(ReducedVideo.from_bytes(packed.read_bytes()).index_map, made.reduced.index_map)
+    with pytest.raises(UsageError, match="safetensors"):
+        made.save(tmp_path / "out.txt")
+
+
+def test_the_overlay_is_a_video_of_the_same_length(pipeline, clip, tmp_path):
+    made = pipeline.tokenize(clip, tokens=5)
+    shown = read_video(made.save_overlay(clip, tmp_path / "map.mp4"), sound=False)
+    assert shown.seconds == pytest.approx(1.5, abs=0.15) and shown.frames.shape[1:3] == (64, 96)
+    plain = read_video(clip, fps=12, sound=False)
+    assert np.abs(shown.frames[0].astype(int) - plain.frames[0]).mean() > 10
+    picture = made.save_overlay(clip, tmp_path / "map.png")
+    assert picture.is_file()
+
+
+def test_overlay_colours_and_smoothing():
+    ids = np.array([[0, 0, 0], [0, 1, 0], [0, 0, -1]])
+    assert smoothed(ids)[1, 1] == 0
+    frame = np.full((9, 9, 3), 100, np.uint8)
+    drawn = overlay_frame(frame, ids, strength=0.5)
+    assert drawn[1, 1].tolist() == [round(50 + c / 2) for c in token_colours(1)[0].astype(float)]
+    assert drawn[8, 8].tolist() == [50, 50, 50]
+    assert len(np.unique(token_colours(64), axis=0)) == 64
+
+
+def test_cancel_stops_within_a_frame(pipeline, long_clip):
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        pipeline.tokenize(long_clip, cancel=cancel)
+
+
+def test_baselines_take_short_videos_only(pipeline, clip, long_clip):
+    made = pipeline.tokenize(clip, tokens=4, method="pool")
+    assert made.tokens == 4 and made.settings["method"] == "pool"
+    with pytest.raises(UsageError, match="at most 8 frames"):
+        pipeline.tokenize(long_clip, tokens=4, method="pool")
+
+
+def test_one_frame_odd_sizes_and_few_colours(pipeline, tmp_path):
+    path = tmp_path / "odd.mp4"
+    write_video(path, [np.full((33, 71, 3), 80, np.uint8)], 5, preset="ultrafast")
+    made = pipeline.tokenize(path, tokens=30)
+    assert made.map.shape[0] == 1 and 1 <= made.tokens <= 30
+    assert made.tokens == 30 or any("distinct tokens" in note for note in made.notes)
+
+
+def test_what_cannot_be_read_is_said(pipeline, tmp_path):
+    import soundfile
+
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.zeros(800, np.float32), 8000)
+    with pytest.raises(MediaError):
+        pipeline.tokenize(sound)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    with pytest.raises(MediaError):
+        pipeline.tokenize(broken)
+
+
+def test_budgets():
+    assert budget_of("12").tokens == 12 and budget_of("adaptive").most == 64
+    for bad in (0, "many", -3, 5000, True, 2.5):
+        with pytest.raises(UsageError):
+            budget_of(bad)
+
+
+def test_an_encoder_of_ones_own(tiny_config, clip):
+    own = VqTokenPipeline.fresh(tiny_config)
+    own.use_encoder(FunctionEncoder(lambda f: torch.from_numpy(f[:, ::16, ::16].astype(np.float32)), 3, "grid"))
+    made = own.tokenize(clip, tokens=3)
+    assert made.reduced.codebook.shape == (1, 3, 3) and own.encoder_fingerprint == "own-grid"
+
+
+def test_frame_sizes_keep_shape_and_area():
+    assert frame_size(100, 100, 128) == (128, 128)
+    height, width = frame_size(480, 854, 128)
+    assert (height % 8, width % 8) == (0, 0) and abs(width / height - 854 / 480) < 0.15
+    assert frame_size(32, 1920, 128)[0] >= 8
+
+
+# ---------------------------------------------------------------- questions
+
+
+def test_answers_come_with_their_probability(pipeline, clip):
+    answer = pipeline.answer(clip, "Where is the red circle at the end?")
+    assert answer.text in pipeline.answerer.config.answers and 0 < answer.confidence <= 1
+    assert answer.confidence >= answer.others[0][1]
+    with pytest.raises(UsageError, match="does not know: why"):
+        pipeline.answer(clip, "why is the circle red")
+
+
+def test_an_answer_does_not_depend_on_other_questions(pipeline, clip):
+    made = pipeline.tokenize(clip, tokens=6)
+    together = pipeline.answers(made, ["how many objects are there", "which way does the red circle move"])
+    alone = pipeline.answers(made, ["how many objects are there"])
+    assert together[0].confidence == pytest.approx(alone[0].confidence, abs=1e-5)
+
+
+def test_questions_follow_from_the_scene():
+    for number in range(12):
+        scene, ask = make_clip(number)
+        frames, asked = render_clip(number, fps=2.0, side=32)
+        assert [q.kind for q in asked] == ["what", "where", "direction", "count", "order"]
+        shapes = {m.shape for m in scene.movers} | {m.colour for m in scene.movers}
+        assert asked[0].answer in shapes and asked[4].answer in {m.colour for m in scene.movers}
+        mover = next(m for m in scene.movers if f"the {m.name} move" in asked[2].text)
+        assert mover.motion == asked[2].answer
+        assert frames.shape == (8, 32, 32, 3)
+        first = min((m for m in scene.movers if m.name in asked[4].text), key=lambda m: m.start_s)
+        assert first.colour == asked[4].answer
+
+
+def test_question_sets_repeat_and_differ():
+    one, same, other = QuestionClips(6), QuestionClips(6), QuestionClips(6, first=100)
+    assert all(torch.equal(a, b) for a, b in zip(one.targets(), same.targets(), strict=True))
+    assert not torch.equal(one.targets()[1], other.targets()[1])
+    json.dumps([q.__dict__ for q in one.questions(0)])

@@ -1,0 +1,292 @@
+"""Reduction: exact budgets, clips that do not depend on each other, gradients, and every baseline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from genmm.core.errors import DataError, ShapeError, UsageError
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.baselines import BASELINES, TokenLearner, pool_grid, tome_merge
+from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
+from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, geometry_of, shares
+from genmm.systems.vqtoken.reduced import ReducedVideo, id_bits, splice
+from genmm.systems.vqtoken.reducer import reduce, reduce_clips
+
+
+def grid(batch: int = 2, frames: int = 5, height: int = 6, width: int = 4, channels: int = 16, seed: int = 0):
+    """Tokens around a few directions, with noise, [B, T, H, W, D]."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(9, channels, generator=generator)
+    which = torch.randint(9, (batch, frames, height, width), generator=generator)
+    return centres[which] + 0.3 * torch.randn(batch, frames, height, width, channels, generator=generator)
+
+
+def some_block(kind: str, channels: int = 16) -> torch.nn.Module:
+    torch.manual_seed(1)
+    made = {
+        "official": lambda: OfficialBlock(24, channels, 4),
+        "paper": lambda: PaperBlock(channels, 4),
+        "occupancy": lambda: OccupancyBlock(channels, 4, bins=3, grid=2),
+    }[kind]()
+    return made.eval()
+
+
+@pytest.mark.parametrize("method", ["vqtoken", *BASELINES])
+def test_the_budget_is_exact_and_the_map_names_every_cell(method):
+    reduced = reduce(grid(), 12, method=method)
+    assert reduced.tokens.shape == (2, 12, 16) and reduced.num_tokens.tolist() == [12, 12]
+    assert reduced.index_map.min() == 0 and reduced.index_map.max() == 11
+    assert reduced.counts.sum(1).tolist() == [120, 120]
+    assert reduced.decode().shape == grid().shape
+
+
+def test_the_codebook_is_the_mean_of_the_raw_tokens():
+    tokens = grid()
+    reduced = reduce(tokens, 6)
+    for clip in range(2):
+        for k in range(6):
+            mean = tokens[clip][reduced.index_map[clip] == k].mean(0)
+            torch.testing.assert_close(reduced.codebook[clip, k], mean, atol=1e-5, rtol=1e-5)
+            assert reduced.counts[clip, k] == (reduced.index_map[clip] == k).sum()
+
+
+def test_scales_of_the_codebook():
+    tokens = grid() * torch.linspace(0.5, 3.0, 5).view(1, 5, 1, 1, 1)
+    unit, norm = reduce(tokens, 6, scale="unit"), reduce(tokens, 6, scale="norm")
+    members = F.normalize(tokens[0], dim=-1)[unit.index_map[0] == 2]
+    torch.testing.assert_close(unit.codebook[0, 2], members.mean(0), atol=1e-5, rtol=1e-5)
+    length = tokens[0].norm(dim=-1).mean()
+    torch.testing.assert_close(norm.codebook[0].norm(dim=-1), length.expand(6), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["paper", "occupancy"])
+def test_a_clip_is_the_same_alone_and_among_others(kind):
+    block = some_block(kind)
+    short, long = grid(1, frames=3, seed=1), grid(1, frames=5, seed=2)
+    both = torch.cat([F.pad(short, (0, 0, 0, 0, 0, 0, 0, 2), value=9.0), long])
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    with torch.no_grad():
+        together = reduce(both, 7, block=block, frame_mask=mask)
+        alone = reduce(short, 7, block=block)
+    assert torch.equal(together.index_map[0, :3], alone.index_map[0])
+    assert (together.index_map[0, 3:] == -1).all()
+    torch.testing.assert_close(together.tokens[0], alone.tokens[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.positions[0], alone.positions[0])
+
+
+def renamed(index_map: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    order = torch.randperm(codebook.shape[1], generator=torch.Generator().manual_seed(4))
+    return order[index_map], codebook[:, order.argsort()], order
+
+
+@pytest.mark.parametrize("kind", ["paper", "occupancy"])
+def test_names_of_clusters_do_not_matter(kind):
+    block, reduced = some_block(kind), reduce(grid(), 8)
+    index_map, codebook, order = renamed(reduced.index_map, reduced.codebook)
+    with torch.no_grad():
+        plain, _ = block(reduced.codebook, reduced.index_map, reduced.mask)
+        other, _ = block(codebook, index_map, reduced.mask)
+    torch.testing.assert_close(other[:, order], plain, atol=1e-5, rtol=1e-4)
+
+
+def test_the_official_block_depends_on_names_and_gives_a_row_a_frame():
+    block, reduced = some_block("official"), reduce(grid(frames=9), 4)
+    for name, gain in block.named_parameters():  # they start at about 0, as published, and hide everything
+        if "norm" in name and name.endswith("weight"):
+            gain.data.fill_(1.0)
+    index_map, codebook, order = renamed(reduced.index_map, reduced.codebook)
+    with torch.no_grad():
+        plain, mask = block(reduced.codebook, reduced.index_map, reduced.mask)
+        other, _ = block(codebook, index_map, reduced.mask)
+    assert plain.shape == (2, 9, 16) and mask.all()  # max(T, K), not the budget
+    assert (plain - other).abs().max() > 0.05 * plain.abs().max()
+    with pytest.raises(ShapeError, match="24 cells"):
+        block(reduced.codebook, torch.zeros(2, 3, 5, 5, dtype=torch.int64), reduced.mask)
+
+
+def test_the_occupancy_block_can_start_as_the_identity():
+    block, reduced = OccupancyBlock(16, 4, zero_start=True), reduce(grid(), 8)
+    with torch.no_grad():
+        tokens, _ = block(reduced.codebook, reduced.index_map, reduced.mask)
+    torch.testing.assert_close(tokens, reduced.codebook)
+
+
+def test_gradients_reach_the_tokens_and_the_block():
+    tokens, block = grid().requires_grad_(), some_block("occupancy")
+    reduce(tokens, 8, block=block).tokens.square().sum().backward()
+    assert tokens.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in block.parameters())
+
+
+def test_zero_and_broken_tokens_and_too_few_distinct_ones():
+    tokens = grid(1)
+    tokens[0, 0, 0, 0], tokens[0, 0, 0, 1] = 0.0, float("nan")
+    reduced = reduce(tokens, 5)
+    assert (reduced.index_map[0, 0, 0, :2] == -1).all() and reduced.codebook.isfinite().all()
+    few = torch.randn(3, 16)[torch.arange(24) % 3].view(1, 1, 4, 6, 16)
+    reduced = reduce(few, 12, block=some_block("occupancy"))
+    assert reduced.num_tokens.tolist() == [3] and reduced.tokens.shape[1] == 12
+    assert (reduced.tokens[0, 3:] == 0).all()
+
+
+def test_a_clip_without_any_usable_token_has_none():
+    assert reduce(torch.zeros(1, 2, 3, 3, 4), 4).num_tokens.tolist() == [0]
+
+
+def test_adaptive_budgets_differ_between_clips_and_bring_the_curve():
+    one = torch.randn(2, 16)[torch.randint(2, (1, 5, 6, 4))] + 0.01 * torch.randn(1, 5, 6, 4, 16)
+    reduced = reduce(torch.cat([one, grid(1)]), AdaptiveK(most=16))
+    assert reduced.num_tokens.tolist() == [2, 9]
+    assert reduced.curve.shape == (2, 16)
+    assert reduced.clip(0).tokens.shape == (1, 2, 16)
+    with pytest.raises(UsageError, match="fixed number"):
+        reduce(one, AdaptiveK(), method="pool")
+
+
+def test_clips_of_any_size_come_back_in_order():
+    clips = [grid(1, frames=t, height=h)[0] for t, h in ((3, 6), (4, 5), (5, 6))]
+    made = reduce_clips(clips, 6)
+    assert [one.index_map.shape[1:] for one in made] == [(3, 6, 4), (4, 5, 4), (5, 6, 4)]
+    torch.testing.assert_close(made[2].codebook, reduce(clips[2][None], 6).codebook, atol=1e-5, rtol=1e-5)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(UsageError, match="no reducer 'magic'"):
+        reduce(grid(), 4, method="magic")
+    with pytest.raises(ShapeError, match=r"\[B, T, H, W, D\]"):
+        reduce(torch.zeros(2, 3, 4), 4)
+    with pytest.raises(UsageError, match="at least 1 token"):
+        reduce(grid(), 0)
+
+
+# ---------------------------------------------------------------- geometry
+
+
+def test_the_description_follows_a_moving_cluster():
+    index_map = torch.zeros(1, 8, 4, 8, dtype=torch.int64)
+    for t in range(8):
+        index_map[0, t, 1, t] = 1
+    seen = describe_occupancy(index_map, 2, bins=8, grid=2)[0, 1]
+    across = seen[16:24]  # after masses and heights of the eight spans
+    torch.testing.assert_close(across, 2 * ((torch.arange(8) + 0.5) / 8 - 0.5), atol=1e-5, rtol=1e-5)
+    place = geometry_of(index_map, 2)
+    torch.testing.assert_close(place.positions[0, 1], torch.tensor([0.5, 0.375, 0.5]))
+    assert len(seen) == description_width(8, 2)
+
+
+def test_the_description_hardly_changes_with_rate_and_resolution():
+    coarse = (torch.arange(4)[:, None] < torch.arange(4)[None]).long().expand(1, 4, 4, 4)
+    fine = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    a, b = (describe_occupancy(m, 2, bins=2, grid=2) for m in (coarse, fine))
+    assert (a - b).abs().max() < 0.15
+
+
+def test_shares_average_over_equal_spans():
+    weights = shares(3, 6, torch.tensor([6, 4]))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3))
+    torch.testing.assert_close(weights[0, 1], torch.tensor([0, 0, 0.5, 0.5, 0, 0]))
+    assert (weights[1, :, 4:] == 0).all()
+
+
+# ---------------------------------------------------------------- codes and prompts
+
+
+def test_codes_come_back_bit_by_bit():
+    reduced = reduce(grid(1, height=5, width=7), 13).clip(0)
+    data = reduced.to_bytes()
+    again = ReducedVideo.from_bytes(data)
+    assert torch.equal(again.index_map, reduced.index_map)
+    torch.testing.assert_close(again.codebook, reduced.codebook.half().float())
+    assert len(data) * 8 - reduced.code_bits < 8 * 150  # the header
+    assert reduced.code_bits == 13 * 16 * 16 + 5 * 5 * 7 * 4
+    assert [id_bits(k) for k in (1, 2, 3, 32, 33)] == [1, 1, 2, 5, 6]
+
+
+def test_codes_hold_empty_cells_and_refuse_damage():
+    tokens = grid(1)
+    tokens[0, 2, 1, 1] = 0.0
+    data = reduce(tokens, 8).clip(0).to_bytes()
+    again = ReducedVideo.from_bytes(data)
+    assert again.index_map[0, 2, 1, 1] == -1 and (again.index_map >= 0).sum() == 119
+    for bad in (data[:-1], data + b"x", b"hello", data[:20], b"GMVQ1\n\xff\xff\xff\xff{", b""):
+        with pytest.raises(DataError):
+            ReducedVideo.from_bytes(bad)
+
+
+def test_tokens_and_a_newline_replace_the_placeholder():
+    reduced = reduce(grid(), AdaptiveK(most=12))
+    prompt, newline = torch.randn(2, 7, 16), torch.full((16,), 5.0)
+    embeds, mask = splice(prompt, 3, reduced, newline=newline)
+    for clip in range(2):
+        count = int(reduced.num_tokens[clip])
+        row = embeds[clip][mask[clip].bool()]
+        assert len(row) == 7 - 1 + count + 1
+        torch.testing.assert_close(row[:3], prompt[clip, :3])
+        torch.testing.assert_close(row[3 : 3 + count], reduced.tokens[clip, :count])
+        assert (row[3 + count] == 5).all()
+        torch.testing.assert_close(row[4 + count :], prompt[clip, 4:])
+    with pytest.raises(UsageError, match="outside"):
+        splice(prompt, 9, reduced)
+
+
+# ---------------------------------------------------------------- baselines
+
+
+def test_tome_merges_the_most_similar_and_keeps_the_weighted_mean():
+    tokens = torch.tensor([[1.0, 0.0], [0.99, 0.01], [0.0, 1.0], [-1.0, 0.0]])
+    merged, sizes, place = tome_merge(tokens, torch.tensor([3.0, 1.0, 1.0, 1.0]), 3)
+    assert place.tolist()[0] == place.tolist()[1] and sizes.tolist() == [4.0, 1.0, 1.0]
+    torch.testing.assert_close(merged[0], (3 * tokens[0] + tokens[1]) / 4)
+
+
+def test_tome_over_rounds_keeps_the_total():
+    tokens = grid(1)
+    reduced = reduce(tokens, 5, method="tome")
+    total = (reduced.codebook[0] * reduced.counts[0].unsqueeze(1)).sum(0)
+    torch.testing.assert_close(total, tokens[0].flatten(0, 2).sum(0), atol=1e-3, rtol=1e-3)
+
+
+def test_tome_of_frames_stays_within_frames():
+    reduced = reduce(grid(1, frames=3), 7, method="tome_frames")
+    assert [reduced.index_map[0, t].unique().tolist() for t in range(3)] == [[0, 1, 2], [3, 4], [5, 6]]
+    with pytest.raises(UsageError, match="at least one token a frame"):
+        reduce(grid(1, frames=5), 4, method="tome_frames")
+
+
+def test_kept_tokens_are_tokens_of_the_clip():
+    tokens = grid(1)
+    flat = tokens[0].flatten(0, 2)
+    longest = flat.norm(dim=1).topk(6).indices.sort().values
+    torch.testing.assert_close(reduce(tokens, 6, method="norm").codebook[0], flat[longest])
+    for method in ("uniform", "random", "k_center"):
+        reduced = reduce(tokens, 6, method=method)
+        assert all(bool((flat == row).all(1).any()) for row in reduced.codebook[0])
+    a, b = (reduce(tokens, 6, method="random", seeds=[s]).codebook for s in (1, 2))
+    assert not torch.equal(a, b)
+
+
+def test_pooling_cells_follow_the_shape():
+    assert pool_grid((16, 12, 12), 12) in {(3, 2, 2), (2, 2, 3), (2, 3, 2)}
+    assert pool_grid((64, 4, 4), 8) == (8, 1, 1)
+    with pytest.raises(UsageError, match="do not fit"):
+        pool_grid((2, 3, 3), 11)
+
+
+def test_token_learner_weights_are_shares_of_the_valid_cells():
+    learner, tokens = TokenLearner(16, 5), torch.randn(2, 30, 16)
+    valid = torch.arange(30).expand(2, 30) < torch.tensor([[30], [20]])
+    made, weights = learner(tokens, valid)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5))
+    assert (weights[1, :, 20:] == 0).all() and made.shape == (2, 5, 16)
+
+
+def test_clusters_lose_less_than_pooling_at_every_budget():
+    tokens = grid(3)
+    for count in (4, 8, 12):
+        losses = {
+            method: float((reduce(tokens, count, method=method).decode() - tokens).square().mean())
+            for method in ("vqtoken", "pool", "norm", "tome")
+        }
+        assert losses["vqtoken"] == min(losses.values())

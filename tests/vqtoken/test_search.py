@@ -1,0 +1,143 @@
+"""The index: exact similarities, the right clip and moment, incremental and whole after an interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
+from genmm.core.errors import DataError, UsageError
+from genmm.media.image import write_image
+from genmm.media.video import read_video, write_video
+from genmm.systems.vqtoken.encoders import FunctionEncoder
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.search import TokenSet, VideoIndex, moment_sets, query_set, set_similarity
+
+PAIRS = (("red", "grey"), ("yellow", "blue"), ("white", "green"), ("cyan", "brown"))
+
+
+def colour_features(frames: np.ndarray) -> torch.Tensor:
+    """Mean colour of 8 x 8 blocks, and its products: enough to tell coloured shapes apart."""
+    t, h, w, _ = frames.shape
+    blocks = frames[:, : h // 8 * 8, : w // 8 * 8].reshape(t, h // 8, 8, w // 8, 8, 3).mean((2, 4)) / 128.0 - 1.0
+    products = np.concatenate([blocks, blocks[..., :1] * blocks[..., 1:2], blocks**2 - 0.3], -1)
+    return torch.from_numpy(products.astype(np.float32))
+
+
+def scene(colour: str, ground: str, seconds: float = 2.0) -> np.ndarray:
+    mover = Mover(shape="square", colour=colour, place=(0.3, 0.5), size=0.5, motion="right", speed=0.2)
+    shots = (Shot(background=Background(colour=ground)),)
+    return render_scene(Scene(seconds=seconds, shots=shots, movers=(mover,)), fps=4, side=64)[0]
+
+
+@pytest.fixture(scope="module")
+def eyes(tiny_config) -> VqTokenPipeline:
+    return VqTokenPipeline.fresh(tiny_config).use_encoder(FunctionEncoder(colour_features, 7, "colours"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    paths = []
+    for colour, ground in PAIRS:
+        paths.append(folder / f"{colour}.mp4")
+        write_video(paths[-1], scene(colour, ground), 4, preset="ultrafast")
+    return paths
+
+
+@pytest.fixture
+def index(eyes, videos, tmp_path) -> VideoIndex:
+    index = VideoIndex.open(tmp_path / "index", eyes.encoder_fingerprint, create=True)
+    for path in videos:
+        assert index.add(eyes, path, tokens=6, moment_s=1.0)
+    return index
+
+
+def test_scores_are_the_definition(index, eyes, videos):
+    query = query_set(eyes, videos[1], tokens=5)
+    stored = index._load()
+    hits = index.search(query, top=8, per_video=8)
+    expected = []
+    for number in range(8):
+        rows = stored["moment"] == number
+        one = TokenSet(stored["tokens"][rows], stored["weights"][rows])
+        expected.append(set_similarity(query, one, stored["centre"]))
+    assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+
+
+def test_a_changed_copy_finds_its_original(index, eyes, videos, tmp_path):
+    for number, path in enumerate(videos):
+        frames = read_video(path, sound=False).frames[::-1, 4:60, 8:, :]
+        changed = (frames * 0.85 + 12).astype(np.uint8)
+        write_video(tmp_path / f"{number}.mp4", changed, 4, preset="ultrafast")
+        assert Path(index.search(query_set(eyes, tmp_path / f"{number}.mp4"))[0].video) == path
+
+
+def test_a_frame_finds_its_moment(eyes, tmp_path):
+    path = tmp_path / "two.mp4"
+    write_video(path, np.concatenate([scene("red", "grey"), scene("yellow", "blue")]), 4, preset="ultrafast")
+    index = VideoIndex.open(tmp_path / "index", eyes.encoder_fingerprint, create=True)
+    index.add(eyes, path, moment_s=1.0)
+    write_image(tmp_path / "frame.png", scene("yellow", "blue")[2])
+    hit = index.search(query_set(eyes, tmp_path / "frame.png"))[0]
+    assert hit.start_s >= 2.0 and hit.end_s - hit.start_s == pytest.approx(1.0)
+
+
+def test_moments_cover_the_video_without_gaps(eyes, videos):
+    sets = list(moment_sets(eyes, videos[0], moment_s=0.75))
+    assert [s.start_s for s in sets] == pytest.approx([0.0, 0.75, 1.5])
+    assert all(float(s.weights.sum()) == pytest.approx(1.0) for s in sets)
+
+
+def test_adding_again_costs_nothing_and_a_changed_file_is_read_anew(index, eyes, videos, tmp_path):
+    assert not index.add(eyes, videos[0], tokens=6, moment_s=1.0)
+    path = tmp_path / "new.mp4"
+    path.write_bytes(videos[0].read_bytes())
+    assert index.add(eyes, path, tokens=6, moment_s=1.0)
+    files = set(index.folder.glob("*.safetensors"))
+    write_video(path, scene("pink", "black"), 4, preset="ultrafast")
+    assert index.add(eyes, path, tokens=6, moment_s=1.0)
+    assert len(index) == 5 and len(set(index.folder.glob("*.safetensors")) - files) == 1
+    assert len(list(index.folder.glob("*.safetensors"))) == 5
+
+
+def test_the_index_survives_closing_and_removing(index, eyes, videos):
+    again = VideoIndex.open(index.folder, eyes.encoder_fingerprint)
+    query = query_set(eyes, videos[2])
+    assert again.search(query) == index.search(query)
+    assert again.remove(videos[2]) and not again.remove(videos[2])
+    assert str(videos[2]) not in {hit.video for hit in VideoIndex.open(index.folder).search(query, top=3)}
+
+
+def test_two_who_add_lose_nothing(index, eyes, videos, tmp_path):
+    other = VideoIndex.open(index.folder, eyes.encoder_fingerprint)
+    for number, one in enumerate((index, other)):
+        path = tmp_path / f"more{number}.mp4"
+        write_video(path, scene("pink", "black", 1.0 + number), 4, preset="ultrafast")
+        one.add(eyes, path)
+    assert len(VideoIndex.open(index.folder)) == 6
+
+
+def test_an_interrupted_add_leaves_the_index_as_it_was(index, eyes, videos, tmp_path, monkeypatch):
+    path = tmp_path / "more.mp4"
+    write_video(path, scene("pink", "black"), 4, preset="ultrafast")
+    monkeypatch.setattr(VideoIndex, "_write_table", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        index.add(eyes, path)
+    assert len(VideoIndex.open(index.folder)) == 4
+
+
+def test_wrong_indexes_are_refused(index, tmp_path):
+    with pytest.raises(UsageError, match="no index"):
+        VideoIndex.open(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="another encoder"):
+        VideoIndex.open(index.folder, "someone-else")
+    (index.folder / "index.json").write_text('{"version": 1}')
+    with pytest.raises(DataError, match="no index of videos"):
+        VideoIndex.open(index.folder)
+    empty = VideoIndex.open(tmp_path / "empty", "x", create=True)
+    with pytest.raises(UsageError, match="empty"):
+        empty.search(TokenSet(torch.ones(1, 7), torch.ones(1)))
