@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-MEASUREMENTS = {"speech": "decoding at the released size, first sound, speed, memory, batches"}
+MEASUREMENTS = {
+    "speech": "decoding at the released size, first sound, speed, memory, batches",
+    "highlight": "reading and scoring against decoding alone, memory over the length, training",
+}
 """Module of this folder -> one line about it."""
 
 

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from app.web.batch import BatchTab
 from app.web.ffmpeg import provide_ffmpeg
 from app.web.gate import Gate
+from app.web.highlights import HighlightsTab
 from app.web.history import History
 from app.web.pool import ModelPool
 from app.web.runs import RUN_THREAD, RunBook
@@ -43,7 +44,7 @@ __all__ = ["TABS", "build", "launch", "serve"]
 
 log = logging.getLogger(__name__)
 
-TABS: tuple[type[Tab], ...] = (SpeechTab, BatchTab)
+TABS: tuple[type[Tab], ...] = (SpeechTab, HighlightsTab, BatchTab)
 """Tabs in order; History and Status follow them."""
 
 WARM_UP_THREAD = "genmm-warm-up"

@@ -1,0 +1,315 @@
+"""The Highlights tab: give a video, see its curve, edit the segments, watch and keep the reel and its files."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from app.web import highlights_api
+from app.web.controls import RunButtons, idle_html, note_html, progress_html, waiting_html
+from app.web.highlights_view import captions, curve_html, facts_html, spans_of, summary, table_rows
+from app.web.highlights_work import (
+    HEURISTIC,
+    Found,
+    HighlightForm,
+    check_form,
+    cut_events,
+    find_events,
+    model_names,
+    rescored,
+)
+from app.web.history import Entry, Visit
+from app.web.messages import reported
+from app.web.runs import stream_events
+from app.web.tab import QUICK, SILENT, Page, Receiver
+from app.web.waiting import page_event
+from genmm.core.errors import Cancelled, UsageError
+from genmm.core.events import Finished, Progress
+
+__all__ = ["Clip", "HighlightsTab"]
+
+SCRIPT = Path(__file__).with_name("highlights.js").read_text(encoding="utf-8")
+AMOUNTS = [("Seconds", "seconds"), ("Share of the video", "share"), ("Number of segments", "count")]
+AMOUNT_VALUES = {"seconds": 30.0, "share": 0.1, "count": 5}
+MODALITIES = [("Picture and sound", "auto"), ("Picture only", "v"), ("Sound only", "a")]
+COLUMNS = ["Keep", "Start", "End", "Length", "Score"]
+DOWNLOADS = {
+    "json": "JSON",
+    "csv": "CSV",
+    "edl": "EDL",
+    "chapters": "Chapters",
+    "vtt": "WebVTT",
+}
+PAGE_UPDATES_S = 0.2
+
+
+class Clip(gr.Video):
+    """gr.Video that serves a file as it is, under its own name; Gradio's would run ffmpeg over it."""
+
+    is_template = True  # the browser side is that of gr.Video
+
+    def postprocess(self, value: str | Path | None) -> FileData | None:
+        """A path of a video, or None."""
+        return None if value is None else FileData(path=str(value), orig_name=Path(value).name)
+
+
+class HighlightsTab:
+    """The best moments of a video with RASL."""
+
+    key = "highlights"
+    title = "Highlights"
+
+    def build(self, page: Page) -> None:
+        """Draw both columns and connect them."""
+        self.page, self.server = page, page.server
+        with gr.Row(elem_classes=["gm-columns"]):
+            with gr.Column(scale=5, min_width=300):
+                self._draw_form()
+            with gr.Column(scale=6, min_width=300):
+                self._draw_result()
+        self._connect()
+        highlights_api.add(self.server)
+
+    # ------------------------------------------------------------ drawing
+
+    def _draw_form(self) -> None:
+        self.video = Clip(label="Video", sources=["upload"], elem_id="highlights-video", buttons=[], height=280)
+        with gr.Row():
+            self.amount = gr.Radio(
+                choices=AMOUNTS, value="seconds", label="How much to keep", info="What the number beside it counts."
+            )
+            self.number = gr.Number(
+                value=30.0,
+                minimum=0.01,
+                label="Amount",
+                info="Such as 30 seconds, 0.1 of the video, or 5 segments.",
+                elem_id="highlights-amount",
+            )
+        self.modality = gr.Radio(
+            choices=MODALITIES,
+            value="auto",
+            label="Scored by",
+            info="Switch it after a run as well: the video is not read again. Without sound, the pictures decide.",
+            elem_id="highlights-modality",
+        )
+        self.buttons = RunButtons.draw("Find highlights")
+        with gr.Accordion("Settings", open=False, elem_classes=["gm-flat"]):
+            names = model_names(self.server.pool)
+            self.model = gr.Dropdown(
+                choices=names,
+                value=names[0],
+                label="Model",
+                info="heuristic needs no training: movement, typicality, loudness and onsets.",
+                filterable=False,
+            )
+            self.clip = gr.Slider(
+                1, 10, value=2, step=0.5, label="Clip length", info="Seconds that get one score; 2 is usual."
+            )
+            self.shortest = gr.Slider(
+                0.5, 10, value=2, step=0.5, label="Shortest segment", info="Seconds; pieces below it join a neighbour."
+            )
+            self.longest = gr.Slider(
+                2, 60, value=20, step=1, label="Longest segment", info="Seconds; longer runs are divided."
+            )
+
+    def _draw_result(self) -> None:
+        self.progress = gr.HTML(idle_html("The score over time appears here, with the moments worth keeping."))
+        self.found = gr.State(None, time_to_live=self.server.settings.keep_s)
+        with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
+            self.curve = gr.HTML(elem_id="highlights-curve")
+            self.reel = Clip(label="Reel", interactive=False, buttons=[], elem_id="highlights-reel", height=280)
+            self.table = gr.Dataframe(
+                headers=COLUMNS,
+                datatype=["bool", "number", "number", "number", "number"],
+                interactive=True,
+                column_count=(len(COLUMNS), "fixed"),
+                row_count=(1, "dynamic"),
+                label="Segments: change times in seconds, untick or add rows, then cut again",
+                buttons=[],
+                elem_id="highlights-table",
+            )
+            with gr.Row(elem_classes=["gm-actions"]):
+                self.cut = gr.Button("Cut the reel again", size="sm", min_width=130)
+                self.reel_file = gr.DownloadButton("Download reel", size="sm", min_width=130)
+                self.sheet_file = gr.DownloadButton("Contact sheet", size="sm", min_width=130)
+            with gr.Row(elem_classes=["gm-actions"]):
+                self.files = [gr.DownloadButton(label, size="sm", min_width=80) for label in DOWNLOADS.values()]
+            self.gallery = gr.Gallery(
+                label="Best pictures",
+                show_label=False,
+                columns=4,
+                height="auto",
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                interactive=False,
+            )
+            self.facts = gr.HTML()
+
+    # ------------------------------------------------------------ events
+
+    @property
+    def _inputs(self) -> list[Any]:
+        return [
+            self.video, self.amount, self.number, self.modality, self.model, self.clip, self.shortest, self.longest,
+        ]  # fmt: skip
+
+    @property
+    def _shown(self) -> list[Any]:
+        return [
+            self.curve, self.reel, self.table, self.reel_file, self.sheet_file, *self.files, self.gallery, self.facts,
+        ]  # fmt: skip
+
+    def _connect(self) -> None:
+        history, buttons = self.page.history, self.buttons
+        outputs = [self.progress, self.result, *self._shown, self.found, history.visit, *buttons.both]
+        buttons.start.click(None, None, None, js=SCRIPT, **SILENT)
+        begin = buttons.start.click(self._begin, self._inputs, [self.progress, *buttons.both], **QUICK)
+        run = begin.success(self._find, [*self._inputs, history.visit], outputs, **page_event(self.key))
+        again = self.cut.click(lambda: RunButtons.busy(), outputs=buttons.both, **SILENT)
+        edited = again.then(
+            self._cut_again, [self.found, self.table, history.visit], outputs, **page_event(f"{self.key}_cut")
+        )
+        for event in (run, edited):
+            buttons.after(event, self.progress)
+            event.then(history.refresh, history.visit, history.shown, **SILENT)
+        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self.amount.input(lambda kind: AMOUNT_VALUES[kind], self.amount, self.number, **SILENT)
+        self.modality.input(
+            self._switch, [self.found, self.modality], [self.found, self.curve, self.table, self.facts], **QUICK
+        )
+
+    def _form(self, values: Sequence[Any]) -> HighlightForm:
+        video, amount, number, modality, model, clip, shortest, longest = values
+        if amount not in AMOUNT_VALUES or number is None:
+            raise UsageError("say how much to keep: a number of seconds, a share, or a number of segments")
+        settings = {
+            amount: int(number) if amount == "count" else float(number),
+            "modality": modality or "auto",
+            "clip_s": float(clip),
+            "min_segment_s": float(shortest),
+            "max_segment_s": max(float(longest), float(shortest)),
+        }
+        form = HighlightForm(video=video or "", model=model or HEURISTIC, settings=settings)
+        check_form(form, self.server.pool)
+        return form
+
+    def _begin(self, *values: Any) -> tuple[Any, ...]:
+        """Check the form before the run waits in the queue."""
+        with reported(self.key):
+            self._form(values)
+            return waiting_html(self.page), *RunButtons.busy()
+
+    async def _find(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        *fields, visit = values
+        with reported(self.key):
+            form = self._form(fields)
+            server = self.server
+            work = find_events(form, server.pool, server.storage.run_folder, server.settings.limits)
+            yield {self.result: gr.update(visible=False)}
+            async for update in self._run(request, work, visit):
+                yield update
+
+    async def _cut_again(
+        self, request: gr.Request, found: Found | None, rows: Any, visit: Visit
+    ) -> AsyncIterator[dict[Any, Any]]:
+        with reported(self.key):
+            if found is None:
+                raise UsageError("find the highlights of a video first; results are kept for some hours only")
+            listed = rows.values.tolist() if hasattr(rows, "values") else rows
+            try:
+                spans = spans_of(listed)
+            except (TypeError, ValueError, IndexError) as error:
+                raise UsageError("start and end of a segment must be numbers of seconds") from error
+            if not spans:
+                raise UsageError("no segment is ticked; keep at least one")
+            async for update in self._run(request, cut_events(found, spans), visit):
+                yield update
+
+    async def _run(self, request: gr.Request, work: Any, visit: Visit) -> AsyncIterator[dict[Any, Any]]:
+        began, shown_at = time.monotonic(), 0.0
+        with self.server.runs.open(str(request.session_hash), self.key) as run:
+            yield {self.progress: progress_html(Progress(0, None, "", "Starting"))}
+            try:
+                async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            yield self._finished(event.result, visit, time.monotonic() - began)
+                        elif event.fraction is None or time.monotonic() - shown_at > PAGE_UPDATES_S:
+                            shown_at = time.monotonic()
+                            yield {self.progress: progress_html(event)}
+            except Cancelled:
+                yield {self.progress: note_html("Cancelled.", "stopped")}
+
+    def _finished(self, found: Found, visit: Visit, elapsed_s: float) -> dict[Any, Any]:
+        return {
+            self.progress: note_html(summary(found, elapsed_s)),
+            self.result: gr.update(visible=True),
+            **dict(zip(self._shown, self._values(found), strict=True)),
+            self.found: found,
+            self.page.history.visit: self.page.history.added(visit, _entries(found)),
+        }
+
+    def _values(self, found: Found) -> list[Any]:
+        """One value for each of `_shown`."""
+        reel = str(found.reel) if found.reel else None
+        sheet = str(found.sheet) if found.sheet else None
+        return [
+            curve_html(found.result),
+            gr.update(value=reel, visible=reel is not None),
+            table_rows(found.result),
+            gr.update(value=reel, visible=reel is not None),
+            gr.update(value=sheet, visible=sheet is not None),
+            *(str(found.documents[kind]) for kind in DOWNLOADS),
+            gr.update(value=captions(found), visible=bool(found.thumbnails)),
+            facts_html(found),
+        ]
+
+    def _switch(self, found: Found | None, modality: str) -> list[Any]:
+        """Score the same video by other streams; the reel stays until it is cut again."""
+        if found is None:
+            return [gr.skip()] * 4
+        with reported(self.key):
+            other = rescored(found, self.server.pool, modality)
+            return [other, curve_html(other.result), table_rows(other.result), facts_html(other)]
+
+    async def _cancel(self, request: gr.Request) -> str:
+        """Ask the run to stop; the buttons change when it has."""
+        await self.page.cancel(str(request.session_hash), self.key)
+        return note_html("Cancelled.", "stopped")
+
+    def receivers(self) -> Sequence[Receiver]:
+        """Any video of the history."""
+        return (
+            Receiver(
+                "Find its highlights",
+                "Puts this video into the Highlights tab.",
+                self.key,
+                lambda entry: entry.media == "video",
+                [self.video],
+                lambda entry: [str(entry.path)],
+            ),
+        )
+
+
+def _entries(found: Found) -> list[Entry]:
+    if found.reel is None or not found.thumbnails:
+        return []
+    result = found.result
+    return [
+        Entry(
+            task="highlight",
+            media="video",
+            title=f"Highlights of {result.source}",
+            path=found.reel,
+            recipe=found.documents["json"],
+            thumbnail=found.thumbnails[0],
+            facts=f"{len(result.segments)} segments, {result.seconds:.1f} s",
+        )
+    ]

@@ -1,0 +1,81 @@
+"""The Highlights tab in a real browser: upload, curve, seek, edit, cut again, switch streams, download."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from genmm.media.video import probe
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    """Ten seconds with sound: a shape flashes from 4 to 7 s."""
+    from datamodules.rendered_video import Mover, Scene, Sound, render_scene
+    from genmm.media.video_write import write_video
+
+    scene = Scene(
+        seconds=10.0,
+        movers=(Mover(shape="star", colour="red", start_s=4.0, end_s=7.0, size=0.5, flash_hz=1.5),),
+        sounds=(Sound(kind="clap", start_s=4.0, end_s=7.0), Sound(kind="hum", level=0.02)),
+    )
+    frames, samples, _ = render_scene(scene, fps=5, side=(96, 128))
+    return write_video(tmp_path_factory.mktemp("video") / "game.mp4", frames, 5.0, audio=(samples, 16_000))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
+    program = os.environ.get("GENMM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
+    context = browser.new_context(viewport={"width": 1280, "height": 1100}, accept_downloads=True)
+    tab = context.new_page()
+    broken: list[str] = []
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.goto(page)
+    tab.get_by_role("tab", name="Highlights").click()
+    tab.locator("#highlights-video input[type=file]").set_input_files(str(video))
+    tab.wait_for_selector("#highlights-video video", timeout=60_000)
+    tab.fill("#highlights-amount input", "4")
+    tab.get_by_role("button", name="Find highlights").click()
+    tab.wait_for_selector(".gm-note-done:visible", timeout=120_000)
+    assert "segment" in tab.locator(".gm-note-done:visible").inner_text()
+
+    chart = tab.locator("#highlights-curve svg")
+    assert chart.locator(".gm-kept").count() >= 1
+    box = chart.bounding_box()
+    tab.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 20)
+    tab.wait_for_function("document.querySelector('#highlights-video video').currentTime > 4")
+    tab.wait_for_function("Number(document.querySelector('#highlights-curve .gm-playhead').getAttribute('x1')) > 400")
+
+    bands = chart.locator("polyline").nth(2).get_attribute("points")
+    tab.get_by_label("Picture only").check()
+    tab.wait_for_function(
+        "before => document.querySelectorAll('#highlights-curve polyline')[2].getAttribute('points') !== before",
+        arg=bands,
+        timeout=30_000,
+    )
+    tab.get_by_role("button", name="Cut the reel again").click()
+    tab.wait_for_selector(".gm-progress:visible", timeout=30_000)
+    tab.wait_for_selector(".gm-note-done:visible", timeout=120_000)
+    with tab.expect_download() as started:
+        tab.get_by_role("button", name="Download reel").or_(tab.get_by_role("link", name="Download reel")).first.click()
+    started.value.save_as(tmp_path / "reel.mp4")
+    assert probe(tmp_path / "reel.mp4").duration_s == pytest.approx(4.0, abs=0.5)
+    assert broken == []
+    context.close()
