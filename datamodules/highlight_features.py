@@ -45,6 +45,8 @@ class HighlightSources:
     """Families of the training scenes; validation takes the same, testing E and F."""
     rendered_validation: int = 16
     """Computed scenes for validation and as many for testing, where there are any for training."""
+    rendered_seconds: float | None = None
+    """Length of every computed scene, at least 20; null draws 40 to 80."""
     folder: str | None = None
     """Folder of videos, or of feature tables (.safetensors); every tenth one is for validation."""
     tvsum: bool = False
@@ -136,7 +138,9 @@ class HighlightFeatures(GenerativeData):
             count = sources.rendered if split == "train" else sources.rendered_validation
             seed = self.seed if split == "train" else self.seed + TEST_SEED_STEP
             folder = sources.cache_folder() / "rendered"
-            made = rendered_tables(folder, count, families=sources.families, seed=seed)
+            made = rendered_tables(
+                folder, count, families=sources.families, seed=seed, seconds=sources.rendered_seconds
+            )
             tables += [item.table for item in made]
         if sources.folder:
             tables += folder_tables(sources.folder, split, sources.cache_folder())

@@ -78,23 +78,32 @@ def describe_scene(scene: Scene) -> FeatureTable:
 
 
 def rendered_tables(
-    folder: str | os.PathLike[str], count: int, *, families: Sequence[str] = ("A", "B", "C", "D"), seed: int = 0
+    folder: str | os.PathLike[str],
+    count: int,
+    *,
+    families: Sequence[str] = ("A", "B", "C", "D"),
+    seed: int = 0,
+    seconds: float | None = None,
 ) -> list[LabelledTable]:
     """Tables of `count` scenes that take the families in turn; what is in the folder already is read from there.
 
-    Scene i of a seed is always the same one, however many are made. Raises: UsageError for unknown families.
+    `seconds` is the length of all scenes, 40 to 80 at random when it is not given. Scene i of a seed is always the
+    same one, however many are made. Raises: UsageError for unknown families.
     """
     unknown = [name for name in families if name not in FAMILIES]
     if unknown or not families:
         raise UsageError(f"families must be among {', '.join(FAMILIES)}, got {list(families)}")
-    return [_table(Path(folder), families[i % len(families)], derive_seed(seed, "table", i)) for i in range(count)]
+    folder = Path(folder)
+    seeds = [derive_seed(seed, "table", i) for i in range(count)]
+    return [_table(folder, families[i % len(families)], own, seconds) for i, own in enumerate(seeds)]
 
 
-def _table(folder: Path, family: str, seed: int) -> LabelledTable:
-    path = folder / f"{family}-{seed:019d}.safetensors"
+def _table(folder: Path, family: str, seed: int, seconds: float | None) -> LabelledTable:
+    length = "" if seconds is None else f"-{seconds:g}s"
+    path = folder / f"{family}-{seed:019d}{length}.safetensors"
     facts = path.with_suffix(".json")
     if not facts.is_file():
-        scene = event_scene(seed, family)
+        scene = event_scene(seed, family, seconds=seconds)
         save_table(path, describe_scene(scene))
         write_json(facts, {"highlights": scene.highlights, "family": family})
     known = read_json(facts)

@@ -238,15 +238,16 @@ def test_limits_hold():
         extract_features(data, limits=Limits(width=32, height=32))
 
 
+@pytest.mark.timeout(600)  # every allocation is counted, which is slow on a busy machine
 def test_memory_does_not_grow_with_the_length():
     """What is kept for each second is its row of features, two kilobytes, and nothing of pictures or samples."""
     import tracemalloc
 
     peaks = []
-    for seconds in (8, 32):
+    for seconds in (4, 16):
         data = encoded(shifting(2) * seconds, fps=2, audio=noise(float(seconds)))
         tracemalloc.start()
         extract_features(data)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 24 * 8_000
+    assert peaks[1] - peaks[0] < 12 * 8_000
