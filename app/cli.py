@@ -22,7 +22,21 @@ import genmm
 from app import commands
 from genmm.core.errors import GenmmError
 
-ORDER = ("app", "speak", "batch", "models", "pull", "convert", "training", "evaluate", "bench", "doctor")
+ORDER = (
+    "app",
+    "speak",
+    "tokenize",
+    "index",
+    "ask",
+    "batch",
+    "models",
+    "pull",
+    "convert",
+    "training",
+    "evaluate",
+    "bench",
+    "doctor",
+)
 """Modules of app/commands in the order of the help; others follow alphabetically."""
 TRAINING = ("fit", "validate", "test", "predict", "export")
 """Commands of the trainer, which handles its own signals."""
