@@ -80,6 +80,7 @@ class _Reader:
     """A text from which phrases are taken one after the other; taken places are blanked."""
 
     def __init__(self, text: str) -> None:
+        self.original = text
         self.text = f" {re.sub(r'[^a-z0-9#/.-]+', ' ', text.lower().replace('♯', '#').replace('♭', 'b'))} "
         self.text = re.sub(r"(?<=[a-z0-9#])[.,;:](?=\s)", " ", self.text)
         self.notes: list[str] = []
@@ -127,15 +128,18 @@ def read_caption(text: str) -> Reading:
 
 
 def _read_progression(reader: _Reader, found: dict) -> None:
-    match = reader.take(r"(?:chords )?(?:[iv]+-){3}[iv]+")
-    if match:
-        wanted = match[0].removeprefix("chords ")
-        fitting = [name for name in PROGRESSIONS if name.lower() == wanted]
-        if fitting:
-            found["progression"] = fitting[0]
-            found["_mode"] = PROGRESSIONS[fitting[0]][0]
-        else:
-            reader.notes.append(f"the chords {wanted} are not known; known: {', '.join(PROGRESSIONS)}")
+    """Four Roman numerals; capitals mean major chords, so case counts where two progressions differ by it alone."""
+    match = re.search(r"(?<![a-zA-Z-])(?:[ivIV]+-){3}[ivIV]+(?![a-zA-Z-])", reader.original)
+    if match is None or not reader.take(rf"(?:chords )?{match[0].lower()}"):
+        return
+    fitting = [name for name in PROGRESSIONS if name == match[0]] or [
+        name for name in PROGRESSIONS if name.lower() == match[0].lower()
+    ]
+    if fitting:
+        found["progression"] = fitting[0]
+        found["_mode"] = PROGRESSIONS[fitting[0]][0]
+    else:
+        reader.notes.append(f"the chords {match[0]} are not known; known: {', '.join(PROGRESSIONS)}")
 
 
 def _read_numbers(reader: _Reader, found: dict) -> None:
