@@ -25,6 +25,8 @@ SYSTEMS: dict[str, str] = {
     "sled": "genmm.systems.sled.pipeline:SledPipeline",
     "rasl": "genmm.systems.rasl.pipeline:RaslPipeline",
     "vqtoken": "genmm.systems.vqtoken.pipeline:VqTokenPipeline",
+    "tokenset": "genmm.systems.tokenset.pipeline:TokenSetPipeline",
+    "melodyflow": "genmm.systems.melodyflow.pipeline:MelodyFlowPipeline",
 }
 """Pipeline class per system name, as "module:class"."""
 

@@ -16,6 +16,7 @@ EPILOG = """\
 examples:
   genmm evaluate --out reports/sled              writes reports/sled/speech.json and .md
   genmm evaluate --quick                         a minute, to see that everything works
+  genmm evaluate --model tokenset                an image model: reconstruction, drawing, memorising
   genmm evaluate --model runs/sled/demo/export --card runs/sled/demo/export/README.md"""
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 
@@ -36,6 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
+    from genmm.registry import find_model
+
+    if find_model(args.model).system == "tokenset":
+        from app.evaluation import image_command
+
+        return image_command.run(args, with_tables)
     import genmm
     from app.evaluation.speech import EvaluationOptions, evaluate_speech
     from app.progress import ProgressDisplay

@@ -67,8 +67,16 @@ class SphereCodebook(nn.Module):
         self.embedding = nn.Embedding(codes, width)
         nn.init.uniform_(self.embedding.weight, -1.0 / codes, 1.0 / codes)  # as the original
         self.embedding.weight.requires_grad_(False)
+        # Averages of training only; a training saves them itself, a checkpoint of a finished model has no use for them.
         self.register_buffer("mass", torch.ones(codes), persistent=False)
-        self.register_buffer("sums", functional.normalize(self.embedding.weight.detach().clone(), dim=-1), False)
+        self.register_buffer("sums", torch.zeros(codes, width), persistent=False)
+        self.restart_averages()
+
+    @torch.no_grad()
+    def restart_averages(self) -> None:
+        """Let the moving averages start from the codes as they are."""
+        self.mass.fill_(1.0)
+        self.sums.copy_(functional.normalize(self.embedding.weight, dim=-1))
 
     @property
     def codes(self) -> int:

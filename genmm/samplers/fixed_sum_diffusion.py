@@ -7,7 +7,7 @@ its code. The exchangeable process, for comparison, replaces single tokens by ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,12 +20,23 @@ from genmm.samplers.fixed_sum import ENGINES, CountPmf, Engine, RowNoise, sample
 from genmm.samplers.fixed_sum_gaussian import ActiveEntries, gaussian_window
 from genmm.samplers.fixed_sum_official import restricted
 
-__all__ = ["Denoise", "DiffusionSettings", "Process", "StepState", "noised_counts", "sample_counts", "start_counts"]
+__all__ = [
+    "Denoise",
+    "DiffusionSettings",
+    "Process",
+    "StepState",
+    "noised_counts",
+    "sample_counts",
+    "sampling_steps",
+    "start_counts",
+]
 
 Process = Literal["gaussian", "exchangeable"]
 PROCESSES: tuple[str, ...] = get_args(Process)
 Denoise = Callable[[Tensor, float], Tensor]
 """(state [B, C] int64, t) -> guided log-probabilities or logits [B, C, K] of the clean counts."""
+LAST_RESORT = 20.0
+"""Log-probability that a value outside the nucleus loses."""
 FIRST_TIME = 1e-5
 """Smallest time in training."""
 
@@ -135,9 +146,30 @@ def sample_counts(
 ) -> Tensor:
     """Run the sampler from a state [B, C] int64 at time `from_t` to the end; gives back clean counts [B, C] int64.
 
+    Arguments and errors: as `sampling_steps`. `on_step` may raise to stop.
+    """
+    state = start
+    for made in sampling_steps(denoise, start, settings, noise, from_t=from_t, lower=lower, upper=upper):
+        state = made.counts
+        if on_step is not None:
+            on_step(made)
+    return state
+
+
+def sampling_steps(
+    denoise: Denoise,
+    start: Tensor,
+    settings: DiffusionSettings,
+    noise: RowNoise,
+    *,
+    from_t: float = 0.0,
+    lower: Tensor | None = None,
+    upper: Tensor | None = None,
+) -> Iterator[StepState]:
+    """Run the sampler step by step; the counts of the last step are the result.
+
     Every state and the result sum to what `start` sums to. Bounds [B, C] or [C] hold for the result, exactly, and for
-    every state when `start` keeps them. `on_step` may raise to stop.
-    Raises: SumError when the bounds leave no way.
+    every state when `start` keeps them. Raises: SumError when the bounds leave no way.
     """
     total, state = int(start[0].sum()), start
     first = min(settings.steps - 1, int(from_t * settings.steps))
@@ -145,7 +177,7 @@ def sample_counts(
         t, s = step / settings.steps, (step + 1) / settings.steps
         log_p = denoise(state, t)
         if settings.top_p:
-            log_p = restricted(log_p.float().softmax(-1), top_p=settings.top_p).log()
+            log_p = _nucleus(log_p, settings)
         clean = sample_fixed_sum(
             log_p, total, noise, engine=settings.engine, temperature=settings.temperature, lower=lower, upper=upper
         )
@@ -155,9 +187,20 @@ def sample_counts(
             state = _replaced(clean, torch.full((len(clean),), s, device=clean.device), noise, lower)
         else:
             state = _towards(state, clean, t, s, total, settings, noise)
-        if on_step is not None:
-            on_step(StepState(step, settings.steps, clean, state))
-    return state
+        yield StepState(step, settings.steps, clean, state)
+
+
+def _nucleus(log_p: Tensor, settings: DiffusionSettings) -> Tensor:
+    """Values outside each entry's nucleus made unlikely; impossible only for "official".
+
+    The published sampler cuts them off, which leaves hardly any entry a count above 0 while the network is unsure, so
+    that no set has the right sum. Here they stay as a last resort, in the order of their probabilities.
+    """
+    p = log_p.float().softmax(-1)
+    kept = restricted(p, top_p=settings.top_p)
+    if settings.engine == "official":
+        return kept.log()
+    return p.log().where(kept > 0, p.log() - LAST_RESORT)
 
 
 def _towards(

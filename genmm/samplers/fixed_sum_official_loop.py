@@ -18,7 +18,15 @@ from torch import Tensor
 from genmm.core.errors import UsageError
 from genmm.samplers.fixed_sum_official import choice, gaussian_pmf, greedy_adjust, largest_remainder, restricted
 
-__all__ = ["OfficialSettings", "OfficialStep", "official_loop", "official_step", "official_times", "sigma_factor"]
+__all__ = [
+    "OfficialSettings",
+    "exponential_noise",
+    "OfficialStep",
+    "official_loop",
+    "official_step",
+    "official_times",
+    "sigma_factor",
+]
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 """Gives Exp(1) noise of a shape [rows, C, values]."""

@@ -47,7 +47,11 @@ class Condition:
 
     def joined(self, other: Condition) -> Condition:
         """This batch followed by another one."""
-        text = None if self.text is None or other.text is None else torch.cat((self.text, other.text))
+        text = None
+        if self.text is not None and other.text is not None:
+            length = max(self.text.shape[1], other.text.shape[1])
+            pad = torch.nn.functional.pad
+            text = torch.cat([pad(part, (0, length - part.shape[1])) for part in (self.text, other.text)])
         return Condition({name: torch.cat((ids, other.labels[name])) for name, ids in self.labels.items()}, text)
 
 

@@ -1,0 +1,212 @@
+"""`genmm draw`: a few words in, pictures out; or an edit of a picture by its tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genmm.core.errors import UsageError
+from genmm.core.results import read_recipe
+
+if TYPE_CHECKING:
+    from genmm.systems.tokenset.pipeline import TokenSetPipeline
+    from genmm.systems.tokenset.result import ImageResult
+
+DESCRIPTION = """\
+Draw pictures from a few words. Each file's recipe (text, labels, settings, seed, tokens,
+model) is written beside it as .json and inside it; --recipe makes the same again.
+With --edit a picture of yours is changed: part of its tokens is locked, the rest is
+drawn anew."""
+EPILOG = """\
+examples:
+  genmm draw "red heart" -n 4 -o out/                       four versions in a folder
+  genmm draw "red heart" --label style=twemoji -o heart.png
+  genmm draw "red heart, noto style" --seed 7 --set steps=50 --set guidance=3
+  genmm draw --recipe heart.json -o again.png               the same once more
+  genmm draw "face" --edit smile.png --region 0,0,64,32     redraw the upper half
+  genmm draw --edit smile.png --strength 0.4 -n 4           four pictures near it
+  genmm draw --edit one.png --towards two.png -n 6          six steps from one to the other
+
+which words a model knows (labels, styles): genmm models; pictures as tokens: genmm tokenize-image."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("draw", help="draw or edit pictures", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("text", nargs="?", help="what to draw, at most 2000 characters; left out: anything")
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o", "--output", metavar="FILE|FOLDER", help="picture (.png, .jpg, .webp) or folder; default: picture.png"
+    )
+    group.add_argument("-n", "--count", type=int, metavar="N", help="pictures, 1 to 64; default: 1")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the first picture; default: a new one")
+    group = parser.add_argument_group("settings")
+    group.add_argument(
+        "--label", action="append", default=[], metavar="NAME=VALUE", help="a label of the model, such as style=noto"
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="sampling steps, 1 to 1000")
+    group.add_argument(
+        "--guidance", metavar="X", help="how strongly text and labels are followed; 1 is off; 4_50_55 is a schedule"
+    )
+    group.add_argument("--temperature", type=float, metavar="X", help="variety, 0 to 10; lower is safer")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting, such as engine=repair"
+    )
+    group.add_argument("--recipe", metavar="FILE", help="start from the recipe of a file (.json or the picture)")
+    group = parser.add_argument_group("editing")
+    group.add_argument("--edit", metavar="FILE", help="picture to change")
+    group.add_argument(
+        "--region",
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="part to redraw, in pixels of the model; tokens of the rest stay",
+    )
+    group.add_argument(
+        "--free", metavar="CODES", help="tokens to redraw, such as 17,203; see genmm tokenize-image --map"
+    )
+    group.add_argument(
+        "--strength", type=float, metavar="X", help="how far from the old picture, above 0 to 1; default: 1"
+    )
+    group.add_argument("--towards", metavar="FILE", help="second picture: show the way from the first to it")
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="NAME|FOLDER", help="see `genmm models`; default: tokenset")
+    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps; default: auto")
+    group.add_argument("--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16; default: auto")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw, save, say what was made."""
+    recipe = read_recipe(args.recipe) if args.recipe else None
+    if recipe is not None and recipe["task"] != "image":
+        raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for pictures")
+    _check_use(args)
+    from app.progress import ProgressDisplay
+    from genmm.core.events import Progress
+
+    with ProgressDisplay("drawing") as show:
+        show(Progress(0, None, "", "loading the model"))
+        pipeline = _load(args, recipe)
+        result = _made(pipeline, args, recipe, show)
+    paths = result.save(_target(args.output, len(result.images)))
+    pictures = [path for path in paths if path.suffix != ".json"]
+    for path, seed in zip(pictures, result.seeds, strict=True):
+        print(path)
+        print(f"genmm: {path.name}: seed {seed}, {len(result.sets[0])} tokens", file=sys.stderr)
+    for note in result.notes:
+        print(f"genmm: {note}", file=sys.stderr)
+    return 0
+
+
+def _check_use(args: argparse.Namespace) -> None:
+    if not args.edit and (args.region or args.free or args.towards or args.strength is not None):
+        raise UsageError("--region, --free, --strength and --towards change a picture; name it with --edit FILE")
+    if args.region and args.free:
+        raise UsageError("give --region or --free, not both")
+    if args.output and Path(args.output).suffix and Path(args.output).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"pictures are written as {', '.join(SUFFIXES)}, got {args.output!r}; change the suffix")
+
+
+def _made(
+    pipeline: TokenSetPipeline, args: argparse.Namespace, recipe: dict[str, Any] | None, show: Any
+) -> ImageResult:
+    if recipe is not None and recipe["settings"].get("operation") not in (None, "draw", "edit"):
+        raise UsageError(f"a recipe of {recipe['settings']['operation']} is made again through the page or the library")
+    wanted = _wanted(args, recipe)
+    if args.towards:
+        return pipeline.interpolate(args.edit, args.towards, steps=wanted["count"] or 5, seed=wanted["seed"])
+    wanted["count"] = wanted["count"] or 1
+    old = recipe["settings"] if recipe and recipe["settings"].get("operation") == "edit" and not args.edit else None
+    if old is None and not args.edit:
+        return pipeline.generate(**wanted, on_event=show)
+    from genmm.quantizers.multiset import TokenSet
+
+    own = TokenSet.from_tokens(old["source"], pipeline.codes) if old else pipeline.tokenize([args.edit])[0]
+    strength = args.strength if args.strength is not None else old["strength"] if old else 1.0
+    return pipeline.edit(own, free=_free(pipeline, own, args, old), strength=strength, on_event=show, **wanted)
+
+
+def _free(pipeline: TokenSetPipeline, own: Any, args: argparse.Namespace, old: dict[str, Any] | None) -> list[int]:
+    if args.free:
+        return [_number(part, "--free") for part in args.free.split(",")]
+    if args.region:
+        return list(pipeline.token_map(own).inside(_region(args.region, pipeline.image_size)))
+    return old["free"] if old else [code for code, _ in own.pairs]
+
+
+def _region(text: str, side: int) -> Any:
+    import numpy as np
+
+    parts = [_number(part, "--region") for part in text.split(",")]
+    if len(parts) != 4 or not (0 <= parts[0] < parts[2] <= side and 0 <= parts[1] < parts[3] <= side):
+        raise UsageError(f"--region is LEFT,TOP,RIGHT,BOTTOM within 0 to {side}, got {text!r}")
+    region = np.zeros((side, side), dtype=bool)
+    region[parts[1] : parts[3], parts[0] : parts[2]] = True
+    return region
+
+
+def _number(text: str, option: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError(f"{option} takes whole numbers with commas between, got {text!r}") from error
+
+
+def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the pipeline; options go before the recipe."""
+    old = recipe["settings"] if recipe else {}
+    settings = _known_settings(old) | dict(_setting(text) for text in args.set)
+    own = {"steps": args.steps, "guidance": args.guidance, "temperature": args.temperature}
+    settings |= {name: value for name, value in own.items() if value is not None}
+    labels = {**old.get("labels", {}), **dict(_label(text) for text in args.label)}
+    count, seeds = args.count, ()
+    if recipe and args.seed is None and count in (None, len(recipe["seeds"])):
+        seeds = tuple(recipe["seeds"])
+        count = len(seeds)
+    text = args.text if args.text is not None else old.get("text")
+    return {
+        "text": text, "labels": labels, "count": count, "seed": args.seed, "seeds": seeds, "settings": settings,
+    }  # fmt: skip
+
+
+def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    import dataclasses
+
+    from genmm.systems.tokenset.request import PictureSettings
+
+    names = {entry.name for entry in dataclasses.fields(PictureSettings)}
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, value = _label(text, "--set")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _label(text: str, option: str = "--label") -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{option} takes NAME=VALUE, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> TokenSetPipeline:
+    import genmm
+
+    name = args.model or (recipe["model"].get("name") if recipe else None) or "tokenset"
+    pipeline = genmm.load(name, device=args.device, dtype=args.dtype)
+    if pipeline.system != "tokenset":
+        raise UsageError(f"model {name} is of the system {pipeline.system}, which does not draw; see `genmm models`")
+    return pipeline
+
+
+def _target(output: str | None, count: int) -> Path:
+    path = Path(output or "picture.png")
+    if output and (output.endswith(("/", "\\")) or path.is_dir() or not path.suffix):
+        path.mkdir(parents=True, exist_ok=True)
+        return path / "picture.png"
+    return path
