@@ -15,6 +15,7 @@ import pytest
 
 import genmm
 from app.cli import PASS_THROUGH, build_parser
+from genmm.media.audio import write_audio
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "genmm").rglob("README.md"))]
@@ -77,8 +78,8 @@ def check_benchmark(words: list[str], monkeypatch) -> None:
 @pytest.mark.parametrize(("page", "line"), named(PAGES, commands))
 def test_every_command_line_parses(page, line, monkeypatch, capsys):
     words = shlex.split(line, comments=True)[1:]
-    if words[0] == "export":
-        assert len(words) == 3
+    if words[0] in ("export", "resume"):
+        assert len(words) == {"export": 3, "resume": 2}[words[0]]
     elif words[0] == "bench":
         check_benchmark(words, monkeypatch)
     elif words[0] in PASS_THROUGH:
@@ -133,11 +134,13 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
         pytest.skip("needs the embedded speech model")
     time_s = np.arange(32_000) / 16_000
     voice = np.sin(2 * np.pi * 150 * time_s) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time_s))
-    known = {"samples": 0.3 * voice.astype(np.float32), "sample_rate": 16_000}
+    write_audio(tmp_path / "me.wav", 0.3 * voice.astype(np.float32), 16_000)
+    known: dict = {}
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README.md", "exec"), known)  # noqa: S102 - our own page, run on purpose
-    assert (tmp_path / "out.wav").stat().st_size > 1000
+    assert min((tmp_path / name).stat().st_size for name in ("out.wav", "mine.wav")) > 1000
     assert (tmp_path / "out.json").is_file()
+    assert known["score"].shape == (5,)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
