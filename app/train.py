@@ -1,4 +1,4 @@
-"""`genmm fit`, `validate`, `test`, `predict`: LightningCLI with run folders, an import allow-list and plain errors.
+"""`genmm fit`, `resume`, `validate`, `test`, `predict`: LightningCLI with run folders, allowed imports, plain errors.
 
 Nothing heavy is imported until a command really runs, so that help answers at once.
 """
@@ -6,11 +6,12 @@ Nothing heavy is imported until a command really runs, so that help answers at o
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
-SUBCOMMANDS = ("fit", "validate", "test", "predict", "export")
+SUBCOMMANDS = ("fit", "resume", "validate", "test", "predict", "export")
 """What run_training accepts; export writes the pipeline folder of a finished or running run."""
 
 ALLOWED_IMPORTS = (
@@ -51,6 +52,12 @@ The run folder holds config.yaml, checkpoints/last.ckpt and the best ones, logs/
 the training ends, export/: the finished pipeline folder for `genmm speak --model`.
 Exit codes: 0 done, 2 wrong usage or failed run, 130 interrupted (Ctrl-C), 143 terminated; the last two save first.
 """,
+    "resume": """usage: genmm resume RUN [--KEY VALUE ...]
+
+Continue the run in the folder RUN (runs/<system>/<name>) from its last checkpoint, exactly where it stopped, with the
+configuration that the folder holds. Keys change it, e.g. --trainer.max_steps 9000; what differs is said and kept.
+The same as `genmm fit --config RUN/config.yaml --run.name NAME --resume`.
+""",
     "validate": """usage: genmm validate --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
 
 Measure a training checkpoint on the validation data, with its averaged weights. Same options as `genmm fit`; with
@@ -85,6 +92,10 @@ def run_training(subcommand: str, argv: Sequence[str]) -> int:
     if not argv or set(argv) & {"-h", "--help"}:
         print(HELP[subcommand], end="")
         return 0 if argv else 2
+    # oneDNN keeps a prepared product for every shape it meets, up to 1024. Measured on eight bfloat16 layers and 400
+    # lengths: 0.9 GB with 64 of them, 1.5 GB and rising with 1024, at the same speed. Where all shapes fit, more may be
+    # faster; a value in the environment goes first.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from genmm.core.errors import GenmmError
 
     try:
@@ -92,7 +103,10 @@ def run_training(subcommand: str, argv: Sequence[str]) -> int:
             from app.training.export import export_command
 
             return export_command(argv)
-        from app.training.session import train
+        from app.training.session import resume_arguments, train
+
+        if subcommand == "resume":
+            subcommand, argv = "fit", resume_arguments(argv)
 
         return train(subcommand, argv)
     except GenmmError as error:

@@ -1,4 +1,4 @@
-"""`genmm fit`, `validate`, `test`, `predict`, `export`: the Lightning command line, which explains itself."""
+"""`genmm fit`, `resume`, `validate`, `test`, `predict`, `export`: the Lightning command line, which explains itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 
 HELPS = {
     "fit": "train a model from a configuration",
+    "resume": "continue a training run where it stopped",
     "validate": "measure a training checkpoint on the validation data",
     "test": "measure a training checkpoint on held-out data",
     "predict": "run a training checkpoint over data",

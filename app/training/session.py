@@ -219,9 +219,9 @@ def default_loggers(folder: Path) -> list[Logger]:
 
 
 def config_changes(old: Any, new: Any, place: str = "") -> list[str]:
-    """What differs between two configurations, as "key: old -> new"; how the run was continued does not count."""
+    """What differs between two configurations, as "key: old -> new"; how and where the run goes on does not count."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [key for key in {**old, **new} if place or key not in ("resume", "ckpt_path")]
+        keys = [key for key in {**old, **new} if place or key not in ("resume", "ckpt_path", "run")]
         return [
             line for key in keys for line in config_changes(old.get(key), new.get(key), f"{place}.{key}".strip("."))
         ]
@@ -264,6 +264,22 @@ def train(subcommand: str, argv: Sequence[str]) -> int:
         if not started_by_lightning:
             os.environ.pop(RUN_NAME, None)
     return 0
+
+
+def resume_arguments(argv: Sequence[str]) -> list[str]:
+    """The arguments of `fit` that continue the run of `RUN [--KEY VALUE ...]`.
+
+    Raises: UsageError when no folder is named, CheckpointError when it is not that of a run.
+    """
+    if not argv or argv[0].startswith("-"):
+        raise UsageError("genmm resume needs the folder of a run first: genmm resume runs/sled/NAME [--KEY VALUE ...]")
+    folder = Path(argv[0])
+    if len(folder.parts) < 3 or ".." in folder.parts:
+        folder = folder.resolve()
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} holds no run: there is no config.yaml; run folders are runs/<system>/<name>")
+    own = ["--run.root", str(folder.parent.parent), "--run.system", folder.parent.name, "--run.name", folder.name]
+    return ["--config", str(folder / "config.yaml"), *own, "--resume", *argv[1:]]
 
 
 def take_allowed_imports(argv: Sequence[str]) -> tuple[list[str], list[str]]:
