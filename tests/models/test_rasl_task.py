@@ -42,6 +42,7 @@ def noise_tables(folder: Path, count: int = 12) -> Path:
     return folder
 
 
+@pytest.mark.timeout(600)  # fifteen seconds on a free core
 def test_debug_runs_from_scenes_to_highlights(tmp_path):
     given = ["--config", str(CONFIGS / "debug.yaml"), "--run.name", "try", "--trainer.enable_model_summary=false"]
     assert run_training("fit", given) == 0
@@ -57,6 +58,7 @@ def test_debug_runs_from_scenes_to_highlights(tmp_path):
     assert {"test/k_point", "test/contrast"} <= set(json.loads((run / "metrics.json").read_text()))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["demo", "paper", "tvsum"])
 def test_other_configurations_run_on_a_folder(tmp_path, name):
     folder = noise_tables(tmp_path / "tables")

@@ -25,7 +25,7 @@ def event_scene():
             Mover(shape="bar", colour="cyan", start_s=13.0, end_s=16.0, motion="left", speed=1.0, bounces=True),
         ),
         sounds=(
-            Sound(kind="hum", level=0.02, pitch_hz=300),
+            Sound(kind="hum", level=0.05, pitch_hz=300),
             Sound(kind="clap", start_s=4.0, end_s=8.0, level=0.6),
             Sound(kind="noise", start_s=17.0, end_s=19.0, level=0.5, pitch_hz=0),
         ),
