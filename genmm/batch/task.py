@@ -17,6 +17,8 @@ TASKS: Mapping[str, str] = {
     "speech": "genmm.batch.speech:SpeechTask",
     "highlight": "genmm.batch.highlight:HighlightTask",
     "video": "genmm.batch.video:VideoTask",
+    "music": "genmm.batch.music:MusicTask",
+    "image": "genmm.batch.image:ImageTask",
 }
 """Name on the command line -> "module:class". A new system adds one line here and one file beside this one."""
 
