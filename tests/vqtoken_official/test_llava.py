@@ -183,7 +183,7 @@ def test_fine_tuning_learns_an_answer_and_writes_a_model(converted, clip, tmp_pa
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
-    assert float(terms["tokens"]) == 4 and float(terms["loss"]) < 0.7 * first
+    assert float(terms["tokens"]) >= 4 and float(terms["loss"].detach()) < 0.7 * first
     assert task.block.to_q_proj.weight.grad is not None
     again = genmm.load(str(task.export(tmp_path / "tuned")), device="cpu", dtype="float32")
     assert not torch.equal(

@@ -42,7 +42,7 @@ class OfficialBlock(nn.Module):
 
     def __init__(self, cells: int, width: int, heads: int = 8) -> None:
         super().__init__()
-        self.cells, self.width = cells, width
+        self.cells, self.width, self.heads = cells, width, heads
         self.to_q_proj = nn.Linear(cells, width)
         layer = nn.TransformerDecoderLayer(width, heads, OFFICIAL_INNER)
         self.transformer_decoder = nn.TransformerDecoder(layer, 1)

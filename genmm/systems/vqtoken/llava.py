@@ -21,12 +21,12 @@ from torch.nn import functional as F
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, MissingDependencyError, UsageError
-from genmm.core.limits import DEFAULT_LIMITS, clean_text
+from genmm.core.limits import clean_text
 from genmm.media.source import MediaInput
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.blocks import OfficialBlock, PlainBlock
 from genmm.systems.vqtoken.config import BlockConfig, FrameConfig, VqTokenConfig
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.pipeline import VIDEO_LIMITS, VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo, splice
 from genmm.systems.vqtoken.reducer import Budget
 from genmm.systems.vqtoken.sampling import sample_frames
@@ -112,7 +112,7 @@ class LlavaPipeline(VqTokenPipeline):
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.official, self.frames = network, tokenizer, official, frames
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), DEFAULT_LIMITS
+        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), VIDEO_LIMITS
         self.block, self.answerer, self._fingerprint, self._encoder_fingerprint = PlainBlock(), None, None, None
         side = network.config.vision_config.image_size
         self.config = VqTokenConfig(
@@ -169,7 +169,7 @@ class LlavaPipeline(VqTokenPipeline):
         return save_checkpoint(folder, self._stored_config(), self._stored_tensors(), dtype=dtype)
 
     def _stored_config(self) -> dict[str, Any]:
-        heads = self.official.transformer_decoder.layers[0].nhead if self.official is not None else 8
+        heads = self.official.heads if self.official is not None else 8
         stored = {"system": self.system, "kind": "llava", "llava": self.network.config.to_dict()}
         return {**stored, "frames": self.frames, "block_heads": heads, **self.about}
 

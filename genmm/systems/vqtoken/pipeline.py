@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ __all__ = ["MOST_TOKENS", "VqTokenPipeline", "budget_of"]
 
 MOST_TOKENS = 1024
 """Largest budget of one video."""
+VIDEO_LIMITS = dataclasses.replace(DEFAULT_LIMITS, file_bytes=20_000_000_000, decode_s=7200.0)
+"""Videos are read frame by frame at flat memory, so their files may be large; a server sets limits of its own."""
 
 
 def budget_of(tokens: int | str | Budget) -> Budget:
@@ -70,7 +73,7 @@ class VqTokenPipeline:
         name: str = "vqtoken",
         folder: Path | None = None,
         about: Mapping[str, Any] | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: Limits = VIDEO_LIMITS,
     ) -> None:
         self.vision, self.block, self.config, self.answerer = vision, block, config, answerer
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
