@@ -14,7 +14,6 @@ import gradio as gr
 from app.web.batch_work import COLUMNS, MAX_ROWS, Batch, make_batch, pack, run, table
 from app.web.controls import (
     RunButtons,
-    failed_html,
     idle_html,
     model_choice,
     note_html,
@@ -107,8 +106,7 @@ class BatchTab:
         again = self.resume.click(self._again, outputs=[self.progress, *self.buttons.both], **SILENT)
         rest = again.success(self._run, self.batch, self._outputs, **page_event(self.key))
         for event in (first, rest):
-            event.then(RunButtons.ready, outputs=self.buttons.both, **SILENT)
-            event.failure(failed_html, outputs=self.progress, **SILENT)
+            self.buttons.after(event, self.progress)
         self.buttons.cancel.click(self._cancel, self.batch, self._outputs, **SILENT)
 
     # ------------------------------------------------------------ work

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.web.messages import escape
+from app.web.messages import escape, latest_problem
 from app.web.pool import ModelPool
 from app.web.tab import QUICK, SILENT, Page
 from genmm.core.errors import DataError, UsageError
@@ -126,6 +126,14 @@ class RunButtons:
         """The outputs of `busy` and `ready`."""
         return [self.start, self.cancel]
 
+    def after(self, run: Any, progress: gr.HTML) -> None:
+        """Connect the end of a run: the buttons change back, and `progress` says what went wrong.
+
+        After an error the browser goes on with `failure` alone, not with `then` (Gradio 6.31).
+        """
+        run.then(self.ready, outputs=self.both, **SILENT)
+        run.failure(_after_failure, outputs=[progress, *self.both], **SILENT)
+
     @staticmethod
     def busy() -> tuple[Any, Any]:
         """Values while a run goes on."""
@@ -155,9 +163,13 @@ def note_html(text: str, kind: str = "done") -> str:
     return f'<div class="gm-note gm-note-{escape(kind)}" role="status">{escape(text)}</div>'
 
 
-def failed_html() -> str:
-    """The line after an error; the message itself is shown by the browser on its own."""
-    return note_html("Not done; see the message.", "problem")
+def failed_html(problem: str = "") -> str:
+    """The line after an error, which stays when the browser's message has gone."""
+    return note_html(f"Not done: {problem}" if problem else "Not done; see the message.", "problem")
+
+
+def _after_failure(request: gr.Request) -> tuple[Any, ...]:
+    return failed_html(latest_problem(str(request.session_hash))), *RunButtons.ready()
 
 
 def waiting_html(page: Page) -> str:

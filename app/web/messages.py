@@ -7,17 +7,22 @@ import html
 import logging
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from genmm.core.errors import Cancelled, GenmmError
 
-__all__ = ["escape", "plain_message", "reported"]
+__all__ = ["escape", "latest_problem", "plain_message", "reported"]
 
 log = logging.getLogger(__name__)
 
+VISITORS = 1000
+"""Visitors whose latest problem is kept, so that it can still be read when the browser's message has gone."""
+_latest: OrderedDict[str, str] = OrderedDict()
 _PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:\\|/|\\\\)(?:[^\s:;,'\"<>|()]+[/\\])+[^\s:;,'\"<>|()]*")
 
 _TEMPLATE_MARKS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "{}$`"})
@@ -35,20 +40,40 @@ def reported(task: str) -> Iterator[None]:
     except (gr.Error, Cancelled, asyncio.CancelledError, GeneratorExit):
         raise
     except GenmmError as error:
-        raise gr.Error(plain_message(str(error)), title="Please check", print_exception=False) from error
+        raise _told(_without_folders(str(error)), "Please check") from error
     except Exception as error:
         number = secrets.token_hex(4)
         log.exception("%s failed, error %s", task, number)
         text = f"Something went wrong on the server (error {number}). The server's log has the details under this id."
         if _out_of_memory(error):
             text = "The device ran out of memory. Use a shorter text or fewer takes, or a smaller model."
-        raise gr.Error(text, title="Not done", print_exception=False) from error
+        raise _told(text, "Not done") from error
+
+
+def _told(text: str, title: str) -> gr.Error:
+    """The error for the browser; its text is also kept for the visitor's page."""
+    request = LocalContext.request.get(None)
+    if request is not None:
+        session = str(request.session_hash)
+        _latest[session] = text
+        _latest.move_to_end(session)
+        while len(_latest) > VISITORS:
+            _latest.popitem(last=False)
+    return gr.Error(html.escape(text, quote=False), title=title, print_exception=False)
+
+
+def latest_problem(session: str) -> str:
+    """What `reported` last said to a visitor, as plain text; empty when there was nothing."""
+    return _latest.get(session, "")
 
 
 def plain_message(text: str) -> str:
     """Take folders out of an error text, and markup, because the browser shows messages as HTML."""
-    text = _PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
-    return html.escape(text, quote=False)
+    return html.escape(_without_folders(text), quote=False)
+
+
+def _without_folders(text: str) -> str:
+    return _PATH.sub(lambda match: re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
 
 
 def escape(text: object) -> str:

@@ -14,7 +14,6 @@ from app.web import speech_api
 from app.web.controls import (
     RunButtons,
     SeedControl,
-    failed_html,
     idle_html,
     model_choice,
     note_html,
@@ -212,8 +211,8 @@ class SpeechTab:
             ],
             **page_event(self.key),
         )  # fmt: skip
-        run.then(RunButtons.ready, outputs=buttons.both, **SILENT)
-        run.failure(failed_html, outputs=self.progress, **SILENT)
+        buttons.after(run, self.progress)
+        run.failure(lambda: gr.update(visible=False), outputs=self.live, **SILENT)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.take.input(self._show_take, [self.spoken, self.take], self._shown_take, **QUICK)
@@ -266,7 +265,8 @@ class SpeechTab:
                             for update in view.updates(event):
                                 yield update
                 except Cancelled:
-                    yield {self.progress: note_html("Cancelled.", "stopped")}
+                    heard = view.cutter is not None and view.cutter.pieces > 0
+                    yield {self.progress: note_html("Cancelled.", "stopped"), self.live: gr.update(visible=heard)}
                     return
                 yield self._finished(view, visit)
 

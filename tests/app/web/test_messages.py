@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from gradio.context import LocalContext
 
-from app.web.messages import escape, plain_message, reported
+from app.web import messages
+from app.web.controls import failed_html
+from app.web.messages import escape, latest_problem, plain_message, reported
 from genmm.core.errors import Cancelled, UsageError
 
 
@@ -35,6 +39,17 @@ def test_our_errors_are_shown_in_full():
     with pytest.raises(gr.Error) as caught, reported("speech"):
         raise UsageError("the text is empty; write at least one word")
     assert caught.value.message == "the text is empty; write at least one word"
+
+
+def test_the_latest_problem_of_a_visitor_is_kept_for_the_page(monkeypatch):
+    monkeypatch.setattr(messages, "VISITORS", 2)
+    for visitor in ("ann", "ben", "eve"):
+        token = LocalContext.request.set(SimpleNamespace(session_hash=visitor))
+        with pytest.raises(gr.Error), reported("speech"):
+            raise UsageError(f"/tmp/x/{visitor}.wav holds <b>no</b> sound")
+        LocalContext.request.reset(token)
+    assert [latest_problem(visitor) for visitor in ("ann", "ben")] == ["", "ben.wav holds <b>no</b> sound"]
+    assert "&lt;b&gt;" in failed_html(latest_problem("eve"))
 
 
 def test_other_errors_show_an_id_that_the_log_has(caplog):
