@@ -12,7 +12,8 @@ from genmm.core.errors import ShapeError
 
 FRAME_S = 0.01
 SLOWEST_BPM, FASTEST_BPM = 50.0, 200.0
-PRIOR_BPM, PRIOR_OCTAVES = 110.0, 0.8
+PRIOR_BPM, PRIOR_OCTAVES = 108.0, 0.5
+"""Decides between a tempo and its double; narrow, so that tempi from 75 to 150 bpm are told apart well."""
 LAG_WEIGHTS = ((1.0, 1.0), (2.0, 0.6), (4.0, 0.4), (0.5, 0.25))
 """Multiples of the beat at which a true tempo repeats itself too, and how much that counts."""
 

@@ -30,7 +30,15 @@ STORAGES: dict[str, torch.dtype] = {
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
-PLAIN_CLASSES = {"dict": dict, "list": list, "set": set, "tuple": tuple, "OrderedDict": dict, "defaultdict": dict}
+PLAIN_CLASSES = {
+    "dict": dict,
+    "list": list,
+    "set": set,
+    "frozenset": frozenset,
+    "tuple": tuple,
+    "OrderedDict": dict,
+    "defaultdict": dict,
+}
 INERT_NAMES = ("omegaconf.", "typing.", "builtins.int", "builtins.str", "builtins.float", "builtins.bool",
                "builtins.bytes", "builtins.object", "torch.device", "torch.Size", "pathlib.", "enum.")  # fmt: skip
 """Names that occur in saved configurations; what is made of them stays a record of its parts."""

@@ -42,7 +42,7 @@ MOOD_MODES = {"happy": "major", "cheerful": "major", "joyful": "major", "sad": "
               "gloomy": "minor"}  # fmt: skip
 DENSITY_WORDS = {
     "sparse": ("sparse", "minimal", "few notes", "simple"),
-    "medium": ("medium density",),
+    "medium": ("medium density", "medium"),
     "busy": ("busy", "many notes", "virtuosic", "fast notes", "complex"),
 }
 TEMPO_WORDS = {"very slow": 62.0, "slow": 75.0, "medium tempo": 105.0, "moderate": 105.0, "very fast": 170.0,
@@ -214,12 +214,12 @@ def _read_character(reader: _Reader, found: dict) -> None:
         found["mood"] = mood[0]
         if mood[1] in MOOD_MODES and "progression" not in found:
             found.setdefault("mode", MOOD_MODES[mood[1]])
-    density = reader.take_words(DENSITY_WORDS)
-    if density:
-        found["density"] = density[0]
     for word, tempo in TEMPO_WORDS.items():
         if tempo and reader.take(re.escape(word)):
             found.setdefault("tempo_bpm", tempo)
+    density = reader.take_words(DENSITY_WORDS)
+    if density:
+        found["density"] = density[0]
 
 
 def merged(reading: Reading, **fields: object) -> Reading:

@@ -1,0 +1,447 @@
+"""The Music tab: describe music and get it, or hand in a recording and have it edited, patched, continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from app.web.controls import (
+    RunButtons,
+    SeedControl,
+    idle_html,
+    model_choice,
+    note_html,
+    parse_seeds,
+    progress_html,
+    recipe_of_upload,
+    takes_choice,
+    waiting_html,
+)
+from app.web.history import Entry, Visit
+from app.web.messages import reported
+from app.web.music_view import facts_html, recipe_values, summary, understood_html
+from app.web.music_wave import moved_region, region_picture, seconds_at
+from app.web.music_work import (
+    KINDS,
+    SYSTEM,
+    WITH_SOURCE,
+    Composed,
+    MusicForm,
+    check_form,
+    model_settings,
+    music_events,
+    reads_captions,
+    understood,
+)
+from app.web.runs import stream_events
+from app.web.sound import Sound
+from app.web.tab import QUICK, SILENT, Page, Receiver
+from app.web.waiting import page_event
+from genmm.core.errors import Cancelled, GenmmError, UsageError
+from genmm.core.events import Finished, Progress
+from genmm.media.audio import read_audio
+from genmm.systems.melodyflow.request import MusicSettings
+
+__all__ = ["MusicTab"]
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = (
+    "calm piano in A minor, 90 bpm, no drums",
+    "energetic synth over organ chords, electronic drums, synth bass, 128 bpm",
+    "bright guitar waltz in D major with double bass",
+)
+UPDATES_S = 0.2
+"""Progress is sent to the browser at most this often."""
+
+
+class MusicTab:
+    """Music with MelodyFlow."""
+
+    key = "music"
+    title = "Music"
+
+    def build(self, page: Page) -> None:
+        """Draw both columns and connect them."""
+        self.page, self.server = page, page.server
+        if self.server.pool.default(SYSTEM) is None:
+            gr.HTML(note_html(f"There is no music model on this machine. Run: genmm pull {SYSTEM}", "problem"))
+        with gr.Row(elem_classes=["gm-columns"]):
+            with gr.Column(scale=5, min_width=300):
+                self._draw_form()
+            with gr.Column(scale=6, min_width=300):
+                self._draw_result()
+        self._connect()
+
+    # ------------------------------------------------------------ drawing
+
+    def _draw_form(self) -> None:
+        self.kind = gr.Radio(
+            choices=[(title, kind) for kind, title in KINDS.items()],
+            value="generate",
+            label="What to do",
+            info="New music and loops need a description alone; the others work on a recording of yours.",
+            elem_classes=["gm-compact"],
+        )
+        self.text = gr.Textbox(
+            label="Description",
+            info="Instruments, mood, tempo, key, drums or none. Shift+Enter starts. Empty lets the model choose.",
+            placeholder="Describe the music, or take an example below.",
+            lines=3,
+            max_lines=8,
+            elem_id="music-text",
+        )
+        self.line = gr.HTML(understood_html("understood: nothing, so the model chooses"), elem_id="music-understood")
+        with gr.Row(elem_classes=["gm-examples"]):
+            for example in EXAMPLES:
+                chip = gr.Button(example, size="sm", min_width=60, elem_classes=["gm-example"])
+                chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **SILENT)
+        with gr.Row():
+            self.bpm = gr.Number(
+                label="Tempo (bpm)", info="60 to 180; empty: as the text says.", minimum=0, maximum=300
+            )
+            self.music_key = gr.Textbox(
+                label="Key", info="Such as A minor or Eb; empty: as the text says.", max_lines=1
+            )
+        self.seconds = gr.Slider(
+            1, 60, value=10, step=0.5, label="Seconds", info="Length of new music, or of what is added."
+        )
+        self.bars = gr.Slider(1, 16, value=4, step=1, label="Bars", info="Length of the loop.", visible=False)
+        self._draw_source()
+        self.buttons = RunButtons.draw("Make music")
+        self._draw_settings()
+
+    def _draw_source(self) -> None:
+        with gr.Group(visible=False) as self.source_group:
+            self.source = Sound(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="Recording",
+                buttons=[],
+                elem_id="music-source",
+            )
+            with gr.Column(visible=False) as self.region_group:
+                self.wave = gr.Image(
+                    label="Click the start, then the end of the part to make anew",
+                    interactive=False,
+                    buttons=[],
+                    elem_id="music-wave",
+                )
+                with gr.Row():
+                    self.start_s = gr.Number(0.0, label="Start (s)", info="Where the new part begins.", minimum=0)
+                    self.end_s = gr.Number(0.0, label="End (s)", info="Where it ends.", minimum=0)
+            with gr.Column(visible=False) as self.edit_group:
+                self.strength = gr.Slider(
+                    0, 1, value=0.9, step=0.05, label="Strength",
+                    info="0 gives the recording back, 1 follows the text most; 0.75 to 1 are usual.",
+                )  # fmt: skip
+                self.method = gr.Radio(
+                    choices=[("Regularised", "regularised"), ("Plain", "plain")],
+                    value="regularised",
+                    label="Inversion",
+                    info="Regularised follows the text better; plain is faster and keeps more of the recording.",
+                    elem_classes=["gm-compact"],
+                )
+        self.click = gr.State({"start": True, "seconds": 0.0})
+
+    def _draw_settings(self) -> None:
+        start = self._start()
+        with gr.Accordion("Settings", open=False, elem_classes=["gm-flat"]):
+            self.negative = gr.Textbox(
+                label="Not like this", info="What the music should not be, in the same words.", max_lines=2
+            )
+            self.guidance = gr.Slider(
+                0, 10, value=start.guidance, step=0.1, label="Guidance",
+                info="How strongly the text is followed. 0 is off and twice as fast.",
+            )  # fmt: skip
+            self.steps = gr.Slider(
+                4, 128, value=start.steps, step=2, label="Steps", info="Network calls: more is finer and slower."
+            )
+            self.takes = takes_choice()
+            self.seed = SeedControl()
+            self.model = model_choice(self.server.pool, SYSTEM)
+            self.more = gr.State({})
+            self.load_recipe = gr.UploadButton(
+                "Load recipe", file_types=[".json"], file_count="single", type="filepath", size="sm"
+            )
+
+    def _start(self) -> MusicSettings:
+        """What the controls start with; a damaged checkpoint must not keep the page from opening."""
+        try:
+            return model_settings(self.server.pool, None)
+        except GenmmError as error:
+            log.warning("the settings of the first music model cannot be read: %s", error)
+            return MusicSettings()
+
+    def _draw_result(self) -> None:
+        self.progress = gr.HTML(idle_html("Music appears here.", wave=True))
+        self.made = gr.State(None)
+        with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
+            self.take = gr.Radio(
+                choices=[("Take 1", 0)], value=0, show_label=False, container=False, elem_classes=["gm-takes"]
+            )
+            self.before = Sound(label="Before", interactive=False, buttons=[], visible=False, elem_id="music-before")
+            self.player = Sound(label="Result", interactive=False, buttons=[], elem_id="music-result")
+            with gr.Row(elem_classes=["gm-actions"]):
+                self.wav_file = gr.DownloadButton("Download wav", size="sm", min_width=110)
+                self.flac_file = gr.DownloadButton("Download flac", size="sm", min_width=110)
+                self.recipe_file = gr.DownloadButton("Download recipe", size="sm", min_width=110)
+                self.edit_this = gr.Button("Edit this", size="sm", min_width=110)
+                self.keep_seed = gr.Button("Use this seed", size="sm", min_width=110)
+            picture: dict[str, Any] = {
+                "show_label": False, "interactive": False, "buttons": [], "container": False, "type": "filepath",
+            }  # fmt: skip
+            self.picture = gr.Image(elem_classes=["gm-picture", "gm-only-light"], **picture)
+            self.picture_dark = gr.Image(elem_classes=["gm-picture", "gm-only-dark"], **picture)
+            self.facts = gr.HTML()
+
+    # ------------------------------------------------------------ events
+
+    @property
+    def _inputs(self) -> list[Any]:
+        return [
+            self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.source,
+            self.strength, self.method, self.start_s, self.end_s, self.model, self.guidance, self.steps, self.takes,
+            self.seed.box, self.more,
+        ]  # fmt: skip
+
+    @property
+    def _shown_take(self) -> list[Any]:
+        return [
+            self.player, self.wav_file, self.flac_file, self.recipe_file, self.picture, self.picture_dark, self.facts,
+        ]  # fmt: skip
+
+    @property
+    def _recipe_controls(self) -> list[Any]:
+        return [
+            self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.strength,
+            self.method, self.model, self.guidance, self.steps, self.takes, self.seed.box, self.more,
+        ]  # fmt: skip
+
+    def _connect(self) -> None:
+        history, buttons = self.page.history, self.buttons
+        begin = gr.on(
+            [buttons.start.click, self.text.submit], self._begin, self._inputs, [self.progress, *buttons.both], **QUICK
+        )
+        run = begin.success(
+            self._make,
+            [*self._inputs, history.visit],
+            [
+                self.progress, self.result, self.take, self.before, *self._shown_take, self.made, self.seed.last,
+                history.visit, *buttons.both,
+            ],
+            **page_event(self.key),
+        )  # fmt: skip
+        buttons.after(run, self.progress)
+        run.then(history.refresh, history.visit, history.shown, **SILENT)
+        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self.take.input(self._show_take, [self.made, self.take], self._shown_take, **QUICK)
+        self.keep_seed.click(_seed_of, [self.made, self.take], self.seed.box, **SILENT)
+        groups = [self.source_group, self.region_group, self.edit_group, self.seconds, self.bars]
+        self.kind.change(_fitting, self.kind, groups, **SILENT)
+        gr.on(
+            [self.text.change, self.bpm.change, self.music_key.change, self.model.change],
+            self._understood, [self.text, self.bpm, self.music_key, self.model], self.line, **SILENT,
+        )  # fmt: skip
+        region = [self.start_s, self.end_s]
+        self.source.change(self._heard, self.source, [self.wave, *region, self.click], **QUICK)
+        self.wave.select(self._clicked, [self.source, *region, self.click], [self.wave, *region, self.click], **QUICK)
+        gr.on([self.start_s.submit, self.end_s.submit], self._redrawn, [self.source, *region], self.wave, **QUICK)
+        self.model.input(self._model_changed, self.model, [self.guidance, self.steps], **QUICK)
+        self.edit_this.click(_as_source, [self.made, self.take], [self.kind, self.source], **SILENT)
+        self.load_recipe.upload(self._load_upload, self.load_recipe, self._recipe_controls, **QUICK)
+
+    def _form(self, values: Sequence[Any]) -> MusicForm:
+        kind, text, negative, bpm, key, seconds, bars, source, strength, method, *rest = values
+        start_s, end_s, model, guidance, steps, takes, seed, more = rest
+        takes = int(takes or 1)
+        form = MusicForm(
+            kind=kind or "generate",
+            text=text or "",
+            negative=negative or "",
+            bpm=float(bpm) if bpm else None,
+            key=key or "",
+            seconds=float(seconds or 10),
+            bars=int(bars or 4),
+            source=source if kind in WITH_SOURCE else None,
+            strength=float(strength),
+            method=method or "regularised",
+            region=(float(start_s or 0), float(end_s or 0)),
+            model=model,
+            guidance=guidance,
+            steps=int(steps) if steps else None,
+            takes=takes,
+            seeds=parse_seeds(seed, takes),
+            more=more or {},
+        )
+        check_form(form, self.server.settings.limits)
+        return form
+
+    def _begin(self, *values: Any) -> tuple[Any, ...]:
+        """Check the form before the run waits in the queue."""
+        with reported(self.key):
+            self._form(values)
+            return waiting_html(self.page), *RunButtons.busy()
+
+    async def _make(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        *fields, visit = values
+        with reported(self.key):
+            form = self._form(fields)
+            work = music_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
+            with self.server.runs.open(str(request.session_hash), self.key) as run:
+                began, shown, made = time.monotonic(), 0.0, None
+                yield {
+                    self.progress: progress_html(Progress(0, None, "", "Starting")),
+                    self.result: gr.update(visible=False),
+                }
+                try:
+                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                        async for event in events:
+                            if isinstance(event, Finished):
+                                made = event.result
+                            elif isinstance(event, Progress) and time.monotonic() - shown >= UPDATES_S:
+                                shown = time.monotonic()
+                                yield {self.progress: progress_html(event)}
+                except Cancelled:
+                    yield {self.progress: note_html("Cancelled.", "stopped")}
+                    return
+                yield self._finished(made, time.monotonic() - began, visit)
+
+    def _finished(self, made: Composed, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
+        choices = [(f"Take {n + 1}", n) for n in range(len(made.takes))]
+        before = None if made.source is None else str(made.source)
+        return {
+            self.progress: note_html(summary(made, elapsed_s)),
+            self.result: gr.update(visible=True),
+            self.take: gr.update(choices=choices, value=0, visible=len(choices) > 1),
+            self.before: gr.update(value=before, visible=before is not None),
+            **dict(zip(self._shown_take, self._show_take(made, 0), strict=True)),
+            self.made: made,
+            self.seed.last: tuple(take.seed for take in made.takes),
+            self.page.history.visit: self.page.history.added(visit, _entries(made)),
+        }
+
+    async def _cancel(self, request: gr.Request) -> str:
+        """Ask the run to stop; the buttons change when it has."""
+        await self.page.cancel(str(request.session_hash), self.key)
+        return note_html("Cancelled.", "stopped")
+
+    def _show_take(self, made: Composed | None, number: int) -> list[Any]:
+        if made is None or not 0 <= int(number or 0) < len(made.takes):
+            return [gr.skip()] * 7
+        take = made.takes[int(number or 0)]
+        if not take.path.is_file():
+            raise gr.Error("This result is gone; results are kept for some hours only.", print_exception=False)
+        files = (take.path, take.path, take.flac, take.recipe, take.picture, take.picture_dark)
+        return [*(str(path) for path in files), facts_html(made, take)]
+
+    def _model_changed(self, model: str | None) -> tuple[Any, ...]:
+        with reported(self.key):
+            start = model_settings(self.server.pool, model)
+            return start.guidance, start.steps
+
+    def _understood(self, text: str, bpm: float | None, key: str, model: str | None) -> str:
+        """The line under the text, while it is written."""
+        try:
+            if not reads_captions(self.server.pool, model):
+                return understood_html("this model reads free text, so every word counts")
+            return understood_html(understood(text or "", float(bpm) if bpm else None, key or ""))
+        except GenmmError as error:
+            return understood_html(str(error))
+
+    # ------------------------------------------------------------ the recording and its region
+
+    def _heard(self, path: str | None) -> tuple[Any, ...]:
+        with reported(self.key):
+            if not path:
+                return None, 0.0, 0.0, {"start": True, "seconds": 0.0}
+            audio = read_audio(path, limits=self.server.settings.limits)
+            region = (round(audio.seconds * 0.4, 2), round(audio.seconds * 0.6, 2))
+            state = {"start": True, "seconds": audio.seconds}
+            return region_picture(audio.samples, audio.seconds, region), *region, state
+
+    def _clicked(
+        self, path: str | None, start_s: float, end_s: float, state: dict[str, Any], event: gr.SelectData
+    ) -> tuple[Any, ...]:
+        """A click on the waveform: the start, then the end, and so on in turn."""
+        with reported(self.key):
+            if not path or not state["seconds"]:
+                raise UsageError("give a recording first")
+            place = seconds_at(event.index[0], state["seconds"])
+            start, end = moved_region((float(start_s or 0), float(end_s or 0)), place, state["start"], state["seconds"])
+            state = {**state, "start": not state["start"]}
+            return self._redrawn(path, start, end), round(start, 2), round(end, 2), state
+
+    def _redrawn(self, path: str | None, start_s: float, end_s: float) -> Any:
+        with reported(self.key):
+            if not path:
+                return None
+            audio = read_audio(path, limits=self.server.settings.limits)
+            return region_picture(audio.samples, audio.seconds, (float(start_s or 0), float(end_s or 0)))
+
+    # ------------------------------------------------------------ recipes and results of other tabs
+
+    def _load_upload(self, path: str | None) -> list[Any]:
+        with reported(self.key):
+            settings = self.server.settings
+            return recipe_values(recipe_of_upload(path, "music"), self.server.pool, settings.limits)
+
+    def receivers(self) -> Sequence[Receiver]:
+        """The settings of earlier music, and any sound as a recording to edit."""
+        return (
+            Receiver(
+                "Load settings",
+                "Puts the description and all settings of this result back into the Music tab.",
+                self.key,
+                lambda entry: entry.task == "music",
+                self._recipe_controls,
+                lambda entry: self._load_upload(str(entry.recipe)),
+            ),
+            Receiver(
+                "Edit as music",
+                "Takes this sound as the recording to edit.",
+                self.key,
+                lambda entry: entry.media == "audio",
+                [self.kind, self.source],
+                lambda entry: ["edit", str(entry.path)],
+            ),
+        )
+
+
+def _fitting(kind: str) -> list[Any]:
+    """What is shown for a kind of work: recording, region, edit controls, seconds, bars."""
+    shown = (kind in WITH_SOURCE, kind == "inpaint", kind == "edit", kind in ("generate", "extend"), kind == "loop")
+    return [gr.update(visible=value) for value in shown]
+
+
+def _seed_of(made: Composed | None, number: int) -> str:
+    return "" if made is None else str(made.takes[int(number or 0)].seed)
+
+
+def _as_source(made: Composed | None, number: int) -> tuple[Any, Any]:
+    """The shown take as the recording to edit."""
+    if made is None:
+        return gr.skip(), gr.skip()
+    return "edit", str(made.takes[int(number or 0)].path)
+
+
+def _entries(made: Composed) -> list[Entry]:
+    several = len(made.takes) > 1
+    return [
+        Entry(
+            task="music",
+            media="audio",
+            title=made.text or KINDS[made.kind],
+            path=take.path,
+            recipe=take.recipe,
+            thumbnail=take.thumbnail,
+            facts=", ".join([*([f"take {n}"] if several else []), f"{take.seconds:.1f} s", f"seed {take.seed}"]),
+        )
+        for n, take in enumerate(made.takes, 1)
+    ]

@@ -1,0 +1,83 @@
+"""Sentences and HTML about finished music, and recipes put back into the form; outside text is escaped here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gradio as gr
+
+from app.web.messages import escape
+from app.web.music_work import KINDS, MAX_TAKES, SYSTEM, Composed, MusicTake, model_settings
+from app.web.pool import ModelPool
+from genmm.core.errors import UsageError
+from genmm.core.limits import Limits
+from genmm.systems.melodyflow.request import MusicSettings
+
+__all__ = ["facts_html", "recipe_values", "summary", "understood_html"]
+
+ON_THE_PAGE = ("guidance", "steps")
+"""Settings that have a control of their own."""
+
+
+def understood_html(sentence: str) -> str:
+    """The line under the text."""
+    return f'<div class="gm-idle" role="status"><span>{escape(sentence[:1].upper() + sentence[1:])}</span></div>'
+
+
+def summary(made: Composed, elapsed_s: float) -> str:
+    """One line: how much music, how fast."""
+    seconds = sum(take.seconds for take in made.takes)
+    takes = f" in {len(made.takes)} takes" if len(made.takes) > 1 else ""
+    return f"Done: {seconds:.1f} s of music{takes}, made in {elapsed_s:.1f} s with {made.calls} network calls."
+
+
+def facts_html(made: Composed, take: MusicTake) -> str:
+    """A small table about one take."""
+    rows = [("What", KINDS[made.kind]), ("Told to the model", take.sentence), ("Model", made.model)]
+    rows += [("Length", f"{take.seconds:.2f} s"), ("Seed", str(take.seed))]
+    rows += [("Note", note) for note in made.notes]
+    cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f'<dl class="gm-list">{cells}</dl>'
+
+
+def recipe_values(recipe: dict[str, Any], pool: ModelPool, limits: Limits) -> list[Any]:
+    """Values for kind, text, negative text, bpm, key, seconds, bars, strength, method, model, guidance, steps, takes,
+    seeds and further settings; what this machine does not have stays as it is, with a notice.
+
+    Raises: UsageError when the recipe holds no texts or settings that are not allowed.
+    """
+    settings, seeds = recipe["settings"], recipe["seeds"][:MAX_TAKES]
+    texts = settings.get("texts")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise UsageError("this recipe holds no description")
+    kind = settings.get("kind") if settings.get("kind") in KINDS else "generate"
+    model = recipe["model"].get("name")
+    if model not in pool.choices(SYSTEM):
+        gr.Warning("The model of this recipe is not on this machine, so the result will differ.")
+        model = None
+    start = model_settings(pool, model)
+    names = {entry.name for entry in dataclasses.fields(MusicSettings)} - set(ON_THE_PAGE)
+    more = {name: settings[name] for name in names if name in settings and settings[name] != getattr(start, name)}
+    start.changed(more)
+    return [
+        kind,
+        texts[0][: limits.text_chars],
+        str(settings.get("negative_text", "")),
+        _number(settings.get("bpm")),
+        str(settings.get("key") or ""),
+        _number(settings.get("duration_s", settings.get("extra_s"))) or gr.skip(),
+        _number(settings.get("bars")) or gr.skip(),
+        gr.skip() if _number(settings.get("strength")) is None else settings["strength"],
+        settings["method"] if settings.get("method") in ("regularised", "plain") else gr.skip(),
+        gr.update(value=model) if model else gr.skip(),
+        _number(settings.get("guidance")) if _number(settings.get("guidance")) is not None else gr.skip(),
+        _number(settings.get("steps")) or gr.skip(),
+        max(1, len(seeds)),
+        ", ".join(str(seed) for seed in seeds),
+        more,
+    ]
+
+
+def _number(value: Any) -> float | int | None:
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else value

@@ -1,0 +1,273 @@
+"""From a filled form to files: the part of the Music tab that knows pipelines and nothing about components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.web.pool import ModelPool
+from app.web.thumbnail import draw_sound_bars
+from genmm.core.checkpoint import read_config
+from genmm.core.errors import GenerationError, UsageError
+from genmm.core.events import CancelToken, Event, Finished, Progress
+from genmm.core.files import safe_stem
+from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.media.audio import Audio, read_audio, write_audio
+from genmm.media.figures import sound_picture
+from genmm.media.image import write_image
+from genmm.systems.melodyflow.captions import Caption
+from genmm.systems.melodyflow.prompts import parse_key
+from genmm.systems.melodyflow.reading import merged, read_caption
+from genmm.systems.melodyflow.request import MusicSettings, check_seconds, check_strength, clean_description, take_seeds
+from genmm.systems.melodyflow.result import MusicResult
+
+__all__ = [
+    "KINDS",
+    "MAX_TAKES",
+    "SYSTEM",
+    "Composed",
+    "MusicForm",
+    "MusicTake",
+    "check_form",
+    "model_settings",
+    "music_events",
+    "reads_captions",
+    "understood",
+]
+
+SYSTEM = "melodyflow"
+MAX_TAKES = 4
+KINDS = {
+    "generate": "New music",
+    "loop": "Loop",
+    "edit": "Edit a recording",
+    "inpaint": "Make a part anew",
+    "extend": "Go on",
+}
+"""Kind of a job -> what the page calls it."""
+WITH_SOURCE = ("edit", "inpaint", "extend")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MusicForm:
+    """What a visitor asks for."""
+
+    kind: str = "generate"
+    """generate, loop, edit, inpaint or extend."""
+    text: str = ""
+    """What the music is like."""
+    negative: str = ""
+    """What it should not be."""
+    bpm: float | None = None
+    """Tempo, goes before the text."""
+    key: str = ""
+    """Key, goes before the text."""
+    seconds: float = 10.0
+    """Length of new music, or of what is added."""
+    bars: int = 4
+    """Length of a loop."""
+    source: str | None = None
+    """An uploaded recording."""
+    strength: float = 0.9
+    """Of an edit."""
+    method: str = "regularised"
+    """Inversion of an edit."""
+    region: tuple[float, float] = (0.0, 0.0)
+    """Part to make anew, in seconds."""
+    model: str | None = None
+    """Name of a model; None takes the default."""
+    guidance: float | None = None
+    """None takes the model's default."""
+    steps: int | None = None
+    """None takes the model's default."""
+    takes: int = 1
+    """How many versions."""
+    seeds: tuple[int, ...] = ()
+    """None, one, or one per take."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of MusicSettings that differ from the model's defaults."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that differ from the model's defaults."""
+        own = {"guidance": self.guidance, "steps": self.steps}
+        return {**self.more, **{name: value for name, value in own.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class MusicTake:
+    """One version on disk."""
+
+    path: Path
+    flac: Path
+    recipe: Path
+    picture: Path | None
+    picture_dark: Path | None
+    thumbnail: Path | None
+    seconds: float
+    seed: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a run made, as files in one folder."""
+
+    takes: tuple[MusicTake, ...]
+    kind: str
+    text: str
+    model: str
+    source: Path | None
+    """The recording as it was worked on, for comparing."""
+    calls: int
+    notes: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def check_form(form: MusicForm, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Find mistakes that need no model, before the job waits in the queue. Raises: UsageError, LimitError."""
+    if form.kind not in KINDS:
+        raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {form.kind!r}")
+    clean_description(form.text)
+    clean_description(form.negative)
+    parse_key(form.key)
+    if form.bpm is not None:
+        Caption(tempo_bpm=form.bpm)
+    if not 1 <= form.takes <= MAX_TAKES:
+        raise UsageError(f"takes must be from 1 to {MAX_TAKES}, got {form.takes}")
+    take_seeds(None, form.seeds, form.takes if len(form.seeds) > 1 else 1)
+    MusicSettings().changed(form.settings)
+    check_seconds("the length", form.seconds)
+    check_strength(form.strength)
+    if form.kind in WITH_SOURCE and not form.source:
+        raise UsageError("upload or record something first, or choose New music")
+    if form.kind == "inpaint" and not 0.0 <= form.region[0] < form.region[1]:
+        raise UsageError("mark the part to make anew: click its start and then its end on the waveform")
+
+
+def model_settings(pool: ModelPool, model: str | None) -> MusicSettings:
+    """The settings that a model starts with, read without loading it; plain ones when there is no model.
+
+    Raises: UsageError for an unknown model, ConfigError for a damaged one.
+    """
+    name = model or pool.default(SYSTEM)
+    if name is None:
+        return MusicSettings()
+    return MusicSettings.from_dict(read_config(pool.info(name, SYSTEM).path).get("defaults", {}))
+
+
+def reads_captions(pool: ModelPool, model: str | None) -> bool:
+    """Whether a model acts on caption fields alone, so that what it understands can be shown at once."""
+    name = model or pool.default(SYSTEM)
+    if name is None:
+        return True
+    return read_config(pool.info(name, SYSTEM).path).get("text", {}).get("kind") == "captions"
+
+
+def understood(text: str, bpm: float | None, key: str) -> str:
+    """What a model that reads captions makes of the form, as one line. Raises: UsageError, LimitError."""
+    tonic, mode = parse_key(key)
+    reading = merged(read_caption(clean_description(text)), tempo_bpm=bpm, tonic=tonic, mode=mode)
+    return "; ".join([reading.sentence(), *reading.notes])
+
+
+def music_events(
+    form: MusicForm,
+    pool: ModelPool,
+    new_folder: Callable[[], Path],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    pictures: bool = True,
+) -> Callable[[CancelToken], Iterator[Event]]:
+    """Give back a function that does the whole job as events, the last one Finished(Composed).
+
+    Raises (while running): GenmmError for whatever the visitor can repair, Cancelled.
+    """
+
+    def events(token: CancelToken) -> Iterator[Event]:
+        yield Progress(0, None, "", "Getting the model ready")
+        pipeline = pool.get(form.model, SYSTEM)
+        token.check()
+        source = read_audio(form.source, limits=limits) if form.kind in WITH_SOURCE and form.source else None
+        token.check()
+        finished: Finished[MusicResult] | None = None
+        for event in pipeline.events(_job(pipeline, form, source), token):
+            if isinstance(event, Finished):
+                finished = event
+            elif isinstance(event, Progress):
+                yield replace(event, message=event.message.capitalize())
+        if finished is None:
+            raise GenerationError("the model ended without a result; please report it")
+        if pictures:
+            yield Progress(0, None, "", "Drawing")
+        yield Finished(save_takes(finished.result, form, source, new_folder(), pictures))
+
+    return events
+
+
+def _job(pipeline: Any, form: MusicForm, source: Audio | None) -> Any:
+    own: dict[str, Any] = {}
+    if form.kind in ("generate", "extend"):
+        own["seconds"] = check_seconds("the length", form.seconds)
+    if form.kind == "loop":
+        own["bars"] = int(form.bars)
+    if source is not None:
+        own["source"] = source
+    if form.kind == "edit":
+        own |= {"strength": form.strength, "method": form.method}
+    if form.kind == "inpaint":
+        own["spans"] = (form.region,)
+    seeds = {"seed": form.seeds[0]} if len(form.seeds) == 1 else {"seeds": form.seeds}
+    return pipeline.job(
+        form.kind,
+        form.text,
+        negative_text=form.negative,
+        bpm=form.bpm,
+        key=form.key or None,
+        takes=form.takes,
+        settings=form.settings,
+        **seeds,
+        **own,
+    )
+
+
+def save_takes(result: MusicResult, form: MusicForm, source: Audio | None, folder: Path, pictures: bool) -> Composed:
+    """Write wav, flac, recipe and, when asked for, pictures of every take into a folder."""
+    stem = safe_stem(form.text or form.kind, max_chars=40)
+    paths = result.save(folder / f"{stem}.wav")
+    count, takes = len(result.samples), []
+    for number, (sound, recipe) in enumerate(zip(paths[:count], paths[count:], strict=True)):
+        samples = result.samples[number]
+        flac = write_audio(sound.with_suffix(".flac"), samples, result.sample_rate)
+        drawn = _draw(sound, samples, result.sample_rate) if pictures else (None, None, None)
+        takes.append(
+            MusicTake(
+                sound, flac, recipe, *drawn, result.seconds[number], result.seeds[number], result.understood[number]
+            )
+        )
+    heard = None
+    if source is not None:
+        heard = write_audio(folder / "source.wav", source.stereo().samples, source.sample_rate)
+    return Composed(
+        takes=tuple(takes),
+        kind=form.kind,
+        text=form.text,
+        model=result.model["name"],
+        source=heard,
+        calls=result.network_calls,
+        notes=tuple(result.notes),
+        timings=dict(result.timings),
+    )
+
+
+def _draw(sound: Path, samples: np.ndarray, sample_rate: int) -> tuple[Path, Path, Path]:
+    """Waveform and spectrogram for light and for dark pages, and the thumbnail, beside the sound."""
+    paths = [sound.with_name(f"{sound.stem}_{kind}.png") for kind in ("light", "dark", "small")]
+    for dark in (False, True):
+        write_image(paths[dark], sound_picture(samples, sample_rate, width=700, height=360, dark=dark))
+    draw_sound_bars(paths[2], samples.mean(0))
+    return paths[0], paths[1], paths[2]
