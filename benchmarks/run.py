@@ -9,7 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 MEASUREMENTS = {
+    "video": "clustering against the published code, video speed, memory over the length, bytes",
+    "video_answers": "questions answered from the tokens of every reducer",
+    "video_search": "recall of clips by changed parts: token sets against mean tokens",
     "speech": "decoding at the released size, first sound, speed, memory, batches",
+    "music": "solver overhead, a guided step, codecs, whole pieces, memory",
+    "image": "fixed-sum sampling against the published step, memory, whole pictures, encoding",
     "highlight": "reading and scoring against decoding alone, memory over the length, training",
 }
 """Module of this folder -> one line about it."""
