@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import yaml
 
 from app.train import ALLOWED_IMPORTS
+from app.training.card import add_card
 from app.training.session import can_export, take_allowed_imports
 from genmm.core.errors import ConfigError, UsageError
 from models.checkpointing import LAST, read_checkpoint
@@ -33,11 +34,13 @@ def export_run(source: Path, out: Path) -> Path:
     """
     checkpoint_path = source / "checkpoints" / LAST if source.is_dir() else source
     checkpoint = read_checkpoint(checkpoint_path)
-    task = task_of_run(checkpoint_path.parent.parent / "config.yaml")
+    config_path = checkpoint_path.parent.parent / "config.yaml"
+    task = task_of_run(config_path)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(averaged_state(checkpoint))
     task.eval()
     task.export(out)
+    add_card(out, yaml.safe_load(config_path.read_text(encoding="utf-8")), checkpoint["global_step"])
     return out
 
 

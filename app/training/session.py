@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from app.train import ALLOWED_IMPORTS
+from app.training.card import add_card, validation_values
 from app.training.messages import readable
 from genmm.core.errors import CheckpointError, ConfigError, GenmmError, UsageError
 from genmm.core.files import safe_stem, write_json
@@ -164,6 +165,14 @@ class Session(LightningCLI):
         average = next((c for c in self.trainer.callbacks if isinstance(c, EMA)), EMA(enabled=False))
         with average.averaged(self.model):
             self.model.export(self.run_folder / "export")
+        config = self.run_folder / "config.yaml"
+        if config.is_file():  # Lightning keeps none of a fast_dev_run
+            add_card(
+                self.run_folder / "export",
+                yaml.safe_load(config.read_text(encoding="utf-8")),
+                self.trainer.global_step,
+                validation_values(self.trainer.callback_metrics),
+            )
         print(f"pipeline folder: {self.run_folder / 'export'}")
 
     def after_test(self) -> None:

@@ -63,6 +63,8 @@ def test_a_run_fills_its_folder_and_exports(tmp_path, capsys):
     run = tmp_path / "runs" / "toy" / "a"
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert (run / "export" / "model.safetensors").is_file()
+    card = (run / "export" / "README.md").read_text()
+    assert "| Task | ToyTask |" in card and "| Optimizer steps | 6 |" in card and "| val/loss | " in card
     assert "train/loss" in (run / "logs" / "version_0" / "metrics.csv").read_text()
     assert list((run / "tensorboard").glob("events.*"))
     saved = yaml.safe_load((run / "config.yaml").read_text())
@@ -129,6 +131,7 @@ def test_export_writes_the_average_of_a_run_or_a_checkpoint(tmp_path):
     for source in (run, run / "checkpoints" / "last.ckpt"):
         assert run_training("export", [str(source), str(tmp_path / "out")]) == 0
         assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected
+        assert "Nothing was measured" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
