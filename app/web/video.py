@@ -1,0 +1,277 @@
+"""The Video tab: a video in a handful of tokens, its map over the frames, similar moments, questions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from app.web import video_api
+from app.web.controls import RunButtons, idle_html, model_choice, note_html, progress_html, waiting_html
+from app.web.history import Entry, Visit
+from app.web.messages import reported
+from app.web.runs import stream_events
+from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
+from app.web.video_view import answer_html, curve_html, facts_html, moments_html, summary
+from app.web.video_work import (
+    MOST,
+    SYSTEM,
+    Seen,
+    VideoForm,
+    answer_question,
+    check_form,
+    frame_at,
+    similar_moments,
+    tokenize_events,
+)
+from app.web.waiting import page_event
+from genmm.core.errors import Cancelled, UsageError
+from genmm.core.events import Finished, Progress
+from genmm.core.limits import clean_text
+from genmm.systems.vqtoken.answerer import EXAMPLES
+from genmm.systems.vqtoken.reducer import METHODS
+
+__all__ = ["Film", "VideoTab"]
+
+PAGE_UPDATES_S = 0.2
+
+
+class Film(gr.Video):
+    """gr.Video that serves a file as it is, under its own name; Gradio's would run ffmpeg over it."""
+
+    is_template = True  # the browser side is that of gr.Video
+
+    def postprocess(self, value: str | Path | None) -> FileData | None:
+        """A path of a video, or None."""
+        return None if value is None else FileData(path=str(value), orig_name=Path(value).name)
+
+
+class VideoTab:
+    """Video to tokens with VQToken."""
+
+    key = "video"
+    title = "Video"
+
+    def build(self, page: Page) -> None:
+        """Draw both columns and connect them."""
+        self.page, self.server = page, page.server
+        if self.server.pool.default(SYSTEM) is None:
+            gr.HTML(note_html(f"There is no video model on this machine. Run: genmm pull {SYSTEM}", "problem"))
+        with gr.Row(elem_classes=["gm-columns"]):
+            with gr.Column(scale=5, min_width=300):
+                self._draw_form()
+            with gr.Column(scale=6, min_width=300):
+                self._draw_result()
+        self._connect()
+        video_api.add(self.server)
+
+    # ------------------------------------------------------------ drawing
+
+    def _draw_form(self) -> None:
+        self.upload = Film(label="Video", sources=["upload"], elem_id="video-upload", buttons=[], height=280)
+        self.tokens = gr.Slider(
+            1,
+            MOST,
+            value=32,
+            step=1,
+            label="Tokens",
+            info="How many tokens stand for the whole video. 8 to 64 are usual; more keep more.",
+            elem_id="video-tokens",
+        )
+        self.adaptive = gr.Checkbox(
+            value=False,
+            label="As many as it needs",
+            info="Takes the number at which parts of the video are told apart best, at most the number above.",
+        )
+        self.buttons = RunButtons.draw("Tokenize")
+        with gr.Accordion("Settings", open=False, elem_classes=["gm-flat"]):
+            self.method = gr.Dropdown(
+                choices=list(METHODS),
+                value="vqtoken",
+                label="Reducer",
+                info="vqtoken clusters the whole video. The others are simpler ways, to compare; for short videos.",
+                filterable=False,
+            )
+            self.model = model_choice(self.server.pool, SYSTEM)
+
+    def _draw_result(self) -> None:
+        self.progress = gr.HTML(idle_html("The video appears here with its map: one colour for each token."))
+        self.seen = gr.State(None)
+        with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
+            self.film = Film(label="Token map", interactive=False, buttons=[], elem_id="video-map", height=320)
+            self.curve = gr.HTML(elem_id="video-curve")
+            with gr.Row(elem_classes=["gm-actions"]):
+                self.file = gr.DownloadButton("Download tokens", size="sm", min_width=120)
+                self.code = gr.DownloadButton("Download code", size="sm", min_width=120)
+                self.recipe = gr.DownloadButton("Download recipe", size="sm", min_width=120)
+            self.facts = gr.HTML()
+            with gr.Accordion("Ask", open=True, elem_classes=["gm-flat"]):
+                self.question = gr.Textbox(
+                    label="Question",
+                    info="The embedded model knows moving shapes: what, where, which way, how many, which first.",
+                    max_lines=1,
+                    max_length=200,
+                    elem_id="video-question",
+                )
+                with gr.Row(elem_classes=["gm-examples"]):
+                    for example in EXAMPLES[:3]:
+                        chip = gr.Button(example, size="sm", min_width=60, elem_classes=["gm-example"])
+                        chip.click(None, None, self.question, js=f"() => {json.dumps(example)}", **SILENT)
+                self.ask = gr.Button("Ask", size="sm")
+                self.answer = gr.HTML(elem_id="video-answer")
+            with gr.Accordion("Moments", open=False, elem_classes=["gm-flat"]):
+                self.at = gr.Slider(0, 1, value=0, step=0.1, label="Time", info="Seconds from the start.")
+                with gr.Row(elem_classes=["gm-actions"]):
+                    self.show = gr.Button("Show this frame", size="sm")
+                    self.similar = gr.Button("Find similar moments", size="sm")
+                self.picture = gr.Image(
+                    show_label=False, interactive=False, buttons=[], container=False, elem_classes=["gm-picture"]
+                )
+                self.moments = gr.HTML(elem_id="video-moments")
+
+    # ------------------------------------------------------------ events
+
+    @property
+    def _inputs(self) -> list[Any]:
+        return [self.upload, self.tokens, self.adaptive, self.method, self.model]
+
+    @property
+    def _shown(self) -> list[Any]:
+        return [self.film, self.curve, self.file, self.code, self.recipe, self.facts, self.picture, self.at]
+
+    def _connect(self) -> None:
+        history, buttons = self.page.history, self.buttons
+        begin = buttons.start.click(self._begin, self._inputs, [self.progress, *buttons.both], **QUICK)
+        run = begin.success(
+            self._run,
+            [*self._inputs, history.visit],
+            [
+                self.progress, self.result, *self._shown, self.answer, self.moments,
+                self.seen, history.visit, *buttons.both,
+            ],
+            **page_event(self.key),
+        )  # fmt: skip
+        buttons.after(run, self.progress)
+        run.then(history.refresh, history.visit, history.shown, **SILENT)
+        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
+        gr.on([self.ask.click, self.question.submit], self._ask, [self.seen, self.question], self.answer, **work)
+        self.similar.click(self._similar, [self.seen, self.at], self.moments, **work)
+        self.show.click(self._frame, [self.seen, self.at], self.picture, **QUICK)
+
+    def _form(self, values: Sequence[Any]) -> VideoForm:
+        video, tokens, adaptive, method, model = values
+        form = VideoForm(
+            video=video or "", tokens=int(tokens or 0), adaptive=bool(adaptive), method=method or "", model=model
+        )
+        check_form(form, self.server.pool)
+        return form
+
+    def _begin(self, *values: Any) -> tuple[Any, ...]:
+        """Check the form before the run waits in the queue."""
+        with reported(self.key):
+            self._form(values)
+            return waiting_html(self.page), *RunButtons.busy()
+
+    async def _run(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        *fields, visit = values
+        with reported(self.key):
+            form = self._form(fields)
+            work = tokenize_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
+            began = shown = time.monotonic()
+            with self.server.runs.open(str(request.session_hash), self.key) as run:
+                yield {self.progress: progress_html(Progress(0, None, "", "Starting"))}
+                seen: Seen | None = None
+                try:
+                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                        async for event in events:
+                            if isinstance(event, Finished):
+                                seen = event.result
+                            elif isinstance(event, Progress) and time.monotonic() - shown > PAGE_UPDATES_S:
+                                shown = time.monotonic()
+                                yield {self.progress: progress_html(event)}
+                except Cancelled:
+                    yield {self.progress: note_html("Cancelled.", "stopped")}
+                    return
+                if seen is not None:
+                    yield self._finished(seen, visit, time.monotonic() - began)
+
+    def _finished(self, seen: Seen, visit: Visit, elapsed_s: float) -> dict[Any, Any]:
+        made = seen.made
+        curve = [] if made.reduced.curve is None else (made.reduced.curve[0] / made.reduced.curve[0, 0]).tolist()
+        last = round(float(made.times_s[-1]), 1)
+        return {
+            self.progress: note_html(summary(seen, elapsed_s)),
+            self.result: gr.update(visible=True),
+            self.film: str(seen.film),
+            self.curve: gr.update(value=curve_html(curve, made.tokens), visible=bool(curve)),
+            self.file: str(seen.file),
+            self.code: str(seen.code),
+            self.recipe: str(seen.recipe),
+            self.facts: facts_html(seen),
+            self.picture: str(seen.picture),
+            self.at: gr.update(maximum=max(0.1, last), value=round(last / 2, 1)),
+            self.answer: "",
+            self.moments: "",
+            self.seen: seen,
+            self.page.history.visit: self.page.history.added(visit, [_entry(seen)]),
+        }
+
+    async def _cancel(self, request: gr.Request) -> str:
+        """Ask the run to stop; the buttons change when it has."""
+        await self.page.cancel(str(request.session_hash), self.key)
+        return note_html("Cancelled.", "stopped")
+
+    def _needs(self, seen: Seen | None) -> Seen:
+        if seen is None or not Path(seen.form.video).is_file():
+            raise UsageError("tokenize a video first; uploads are kept for some hours only")
+        return seen
+
+    def _ask(self, seen: Seen | None, question: str) -> str:
+        with reported(self.key):
+            text = clean_text(question or "", self.server.settings.limits)
+            answer = answer_question(self._needs(seen), text, self.server.pool, self.server.settings.limits)
+            return answer_html(text, answer)
+
+    def _similar(self, seen: Seen | None, at_s: float) -> str:
+        with reported(self.key):
+            limits = self.server.settings.limits
+            return moments_html(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+
+    def _frame(self, seen: Seen | None, at_s: float) -> Any:
+        with reported(self.key):
+            return frame_at(self._needs(seen), float(at_s or 0.0))
+
+    # ------------------------------------------------------------ results of other tabs
+
+    def receivers(self) -> Sequence[Receiver]:
+        """Any video of the history can be tokenized."""
+        return (
+            Receiver(
+                "Tokenize",
+                "Puts this video into the Video tab.",
+                self.key,
+                lambda entry: entry.media == "video",
+                [self.upload],
+                lambda entry: [str(entry.path)],
+            ),
+        )
+
+
+def _entry(seen: Seen) -> Entry:
+    made = seen.made
+    return Entry(
+        task="video",
+        media="video",
+        title=seen.title,
+        path=seen.film,
+        recipe=seen.recipe,
+        thumbnail=seen.thumbnail,
+        facts=f"{made.tokens} tokens, {made.seconds:.1f} s, {made.model['name']}",
+    )

@@ -1,0 +1,208 @@
+"""From an upload to tokens, map, curve and index: the part of the Video tab that knows pipelines and no components."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from app.web.pool import ModelPool
+from genmm.core.errors import GenerationError, UsageError
+from genmm.core.events import CancelToken, Event, Finished, Progress
+from genmm.core.files import safe_stem
+from genmm.core.limits import Limits
+from genmm.media.image import write_image
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.reducer import METHODS
+from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
+
+__all__ = [
+    "MOST",
+    "SYSTEM",
+    "Seen",
+    "VideoForm",
+    "answer_question",
+    "check_form",
+    "similar_moments",
+    "tokenize_events",
+]
+
+SYSTEM = "vqtoken"
+MOST = 64
+"""Upper end of the budget slider."""
+MOMENTS = 6
+"""Similar moments that are shown."""
+DECODE_S = 300.0
+"""Processor time that reading one video may take; it shows progress and can be cancelled."""
+THUMBNAIL = (320, 180)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoForm:
+    """What a visitor asks for."""
+
+    video: str
+    """Path of the upload."""
+    tokens: int = 32
+    """Budget."""
+    adaptive: bool = False
+    """As many tokens as the video needs, at most `tokens`."""
+    method: str = "vqtoken"
+    """Reducer."""
+    model: str | None = None
+    """Name of a model; None takes the default."""
+
+    def budget(self) -> Any:
+        """What the pipeline takes."""
+        return AdaptiveK(least=min(4, self.tokens), most=self.tokens) if self.adaptive else self.tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Everything about one finished run; belongs to one visitor."""
+
+    form: VideoForm
+    made: TokenizedVideo
+    film: Path
+    """The video with its map drawn over it."""
+    picture: Path
+    """One frame with its map."""
+    thumbnail: Path
+    file: Path
+    """Tokens as .safetensors."""
+    code: Path
+    """The packed code."""
+    recipe: Path
+    index: Path
+    """Folder of the index of this run."""
+    title: str
+
+    @property
+    def code_bytes(self) -> int:
+        """Size of the packed code."""
+        return self.code.stat().st_size if self.code.is_file() else 0
+
+
+def check_form(form: VideoForm, pool: ModelPool) -> None:
+    """Raises: UsageError for a missing video, an unknown model or a budget that is not allowed."""
+    if not form.video or not Path(form.video).is_file():
+        raise UsageError("choose a video first; mp4, mov, mkv and webm are understood")
+    if not 1 <= form.tokens <= MOST:
+        raise UsageError(f"the page makes 1 to {MOST} tokens, got {form.tokens}; the command line makes more")
+    if form.method not in METHODS:
+        raise UsageError(f"there is no reducer {form.method[:40]!r}; choose one of: {', '.join(METHODS)}")
+    if form.adaptive and form.method != "vqtoken":
+        raise UsageError("only vqtoken chooses the number of tokens by itself; switch that off for other reducers")
+    if form.model:
+        pool.info(form.model, SYSTEM)
+
+
+def page_limits(pipeline: VqTokenPipeline, limits: Limits) -> None:
+    """Give the pipeline the limits of the page."""
+    pipeline.limits = dataclasses.replace(limits, decode_s=max(limits.decode_s, DECODE_S))
+
+
+def tokenize_events(
+    form: VideoForm, pool: ModelPool, new_folder: Callable[[], Path], limits: Limits
+) -> Callable[[CancelToken], Iterator[Event]]:
+    """Give back a function that does the whole job as events, the last one Finished(Seen)."""
+
+    def events(token: CancelToken) -> Iterator[Event]:
+        yield Progress(0, None, "", "Getting the model ready")
+        pipeline = pool.get(form.model, SYSTEM)
+        page_limits(pipeline, limits)
+        token.check()
+        made: TokenizedVideo | None = None
+        for event in pipeline.events(form.video, tokens=form.budget(), method=form.method, cancel=token):
+            if isinstance(event, Finished):
+                made = event.result
+            else:
+                yield Progress(event.done, event.total, event.unit, f"Reading: {event.done} frames")
+        if made is None:
+            raise GenerationError("the model ended without a result; please report it")
+        token.check()
+        yield Progress(0, None, "", "Drawing the map over the video")
+        yield from _write(form, pipeline, made, new_folder(), token)
+
+    return events
+
+
+def _write(
+    form: VideoForm, pipeline: VqTokenPipeline, made: TokenizedVideo, folder: Path, token: CancelToken
+) -> Iterator[Event]:
+    from genmm.systems.vqtoken.search import VideoIndex
+
+    title = Path(form.video).stem
+    stem = safe_stem(title, max_chars=40)
+    file, recipe = made.save(folder / f"{stem}.safetensors")
+    code, _ = made.save(folder / f"{stem}.gmvq")
+    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4")
+    token.check()
+    picture = made.save_overlay(form.video, folder / f"{stem}_map.png")
+    yield Progress(0, None, "", "Indexing moments")
+    index = VideoIndex.open(folder / "index", pipeline.encoder_fingerprint, create=True)
+    index.add(pipeline, form.video, moment_s=_moment_s(made), cancel=token)
+    thumbnail = _thumbnail(picture, folder / f"{stem}_small.png")
+    yield Finished(Seen(form, made, film, picture, thumbnail, file, code, recipe, index.folder, title))
+
+
+def _moment_s(made: TokenizedVideo) -> float:
+    """Short videos have short moments, so that there are some to compare."""
+    return float(min(4.0, max(0.5, made.seconds / 8)))
+
+
+def _thumbnail(picture: Path, target: Path) -> Path:
+    with Image.open(picture) as opened:
+        small = opened.convert("RGB")
+        small.thumbnail(THUMBNAIL)
+        return write_image(target, np.asarray(small))
+
+
+def frame_at(seen: Seen, at_s: float) -> np.ndarray:
+    """The frame with its map at a time, [H, W, 3] uint8. Raises: UsageError when the upload is gone."""
+    if not Path(seen.form.video).is_file():
+        raise UsageError("the upload is gone; uploads are kept for some hours only, so give it again")
+    return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), float(seen.made.times_s[-1])))
+
+
+def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) -> list[tuple[float, float, float]]:
+    """Moments of the video like the one at a time: (start, end, similarity), best first."""
+    from genmm.media.video import iter_frames
+    from genmm.systems.vqtoken.search import TokenSet, VideoIndex
+
+    pipeline = pool.get(seen.form.model, SYSTEM)
+    page_limits(pipeline, limits)
+    moment_s = _moment_s(seen.made)
+    begin = min(max(0.0, at_s), max(0.0, float(seen.made.times_s[-1])))
+    span = {"start_s": begin, "end_s": begin + moment_s}
+    side = 2 * pipeline.config.frames.side
+    with iter_frames(
+        seen.form.video, fps=pipeline.config.frames.fps, max_side=side, limits=pipeline.limits, **span
+    ) as r:
+        frames = [frame.image for frame in r]
+    if not frames:
+        raise UsageError(f"the video has no picture at {begin:.1f} s")
+    from genmm.systems.vqtoken.search import ADAPTIVE
+
+    query = TokenSet.of(pipeline.reduce(pipeline.features(np.stack(frames)), ADAPTIVE, block=None))
+    hits = VideoIndex.open(seen.index).search(query, top=MOMENTS + 1, per_video=MOMENTS + 1)
+    return [(hit.start_s, hit.end_s, hit.score) for hit in hits]
+
+
+def answer_question(seen: Seen, question: str, pool: ModelPool, limits: Limits) -> VideoAnswer:
+    """Ask the embedded answerer; the video is tokenized again when its tokens are not those it was trained with."""
+    pipeline = pool.get(seen.form.model, SYSTEM)
+    page_limits(pipeline, limits)
+    if pipeline.answerer is None:
+        raise UsageError("this model answers no questions; choose the embedded model vqtoken")
+    wanted = pipeline.answerer.config.tokens
+    made = seen.made
+    if made.tokens != wanted or seen.form.method != "vqtoken":
+        made = pipeline.tokenize(seen.form.video, tokens=wanted)
+    return pipeline.answer(made, question)

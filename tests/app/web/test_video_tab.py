@@ -1,0 +1,159 @@
+"""The Video tab: its endpoints through a client, and in a real browser on a real clip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
+from datamodules.video_qa import ANSWERS, WORDS
+from genmm.core.limits import Limits
+from genmm.media.video import read_video, write_video
+from genmm.nn.vit import VisionConfig
+from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.reduced import ReducedVideo
+
+ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def video_model(tmp_path_factory) -> Path:
+    """A tiny untrained video model in a folder of models."""
+    torch.manual_seed(0)
+    config = VqTokenConfig(
+        vision=VisionConfig(width=16, depth=1, heads=2, inner=24, stem=(6, 8)),
+        frames=FrameConfig(fps=4.0, side=64, most_frames=24),
+        block=BlockConfig(heads=2, bins=4, grid=3),
+        answerer=AnswererConfig(width=16, heads=2, latents=2, layers=1, tokens=4, words=WORDS, answers=ANSWERS),
+    )
+    return VqTokenPipeline.fresh(config).save(tmp_path_factory.mktemp("models") / "tiny-video")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    mover = Mover(shape="circle", colour="red", place=(0.2, 0.5), size=0.4, motion="right", speed=0.2)
+    scene = Scene(seconds=2.0, shots=(Shot(background=Background(kind="stripes")),), movers=(mover,))
+    path = tmp_path_factory.mktemp("films") / "red circle.mp4"
+    write_video(path, render_scene(scene, fps=8, side=(64, 96))[0], 8, preset="ultrafast")
+    return path
+
+
+@pytest.fixture(scope="module")
+def video_page(video_model: Path) -> Iterator[str]:
+    """Address of a page whose first video model is the tiny one."""
+    from app.web.main import build, launch
+    from app.web.settings import WebSettings
+
+    demo = build(WebSettings(port=0, model=str(video_model), device="cpu", limits=Limits(file_bytes=9_000_000)))
+    yield launch(demo)
+    demo.genmm_server.runs.cancel_all()
+    demo.close(verbose=False)
+    demo.genmm_server.storage.close()
+
+
+@pytest.fixture
+def client(video_page: str, tmp_path: Path) -> Iterator:
+    from gradio_client import Client
+
+    made = Client(video_page, verbose=False, download_files=tmp_path / "client", httpx_kwargs={"timeout": 120})
+    yield made
+    made.close()
+
+
+def test_a_program_gets_tokens_code_overlay_and_recipe(client, film):
+    from gradio_client import handle_file
+
+    files, facts = client.predict(video=handle_file(film), tokens="6", api_name="/tokenize")
+    kinds = {Path(path).suffix: Path(path) for path in files}
+    assert set(kinds) == {".safetensors", ".gmvq", ".mp4", ".json"}
+    assert facts["tokens"] == 6 and facts["code_bytes"] == kinds[".gmvq"].stat().st_size
+    stored = load_file(kinds[".safetensors"])
+    code = ReducedVideo.from_bytes(kinds[".gmvq"].read_bytes())
+    assert torch.equal(stored["index_map"], code.index_map[0])
+    assert read_video(kinds[".mp4"], sound=False).seconds == pytest.approx(2.0, abs=0.2)
+
+
+def test_a_program_asks_and_reads_mistakes(client, film, tmp_path):
+    from gradio_client import handle_file
+
+    told = client.predict(video=handle_file(film), question="how many objects are there", api_name="/ask_video")
+    assert told["answer"] in ANSWERS
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    for given, text in (
+        ({"video": handle_file(film), "tokens": "900"}, "1 to 64 tokens"),
+        ({"video": handle_file(film), "tokens": "a few"}, "adaptive"),
+        ({"video": handle_file(film), "method": "magic"}, "no reducer"),
+        ({"video": handle_file(film), "tokens": "adaptive", "method": "pool"}, "only vqtoken"),
+        ({"video": handle_file(broken)}, "broken.mp4"),
+    ):
+        with pytest.raises(Exception, match=text):
+            client.predict(**given, api_name="/tokenize")
+
+
+def test_the_curve_is_a_drawing_of_the_numbers():
+    from app.web.video_view import curve_html
+
+    drawn = curve_html([1.0, 0.5, 0.25, 0.2], 3)
+    assert "25 per cent at 3" in drawn and drawn.count(",") > 4 and curve_html([1.0], 1) == ""
+
+
+# ---------------------------------------------------------------- browser
+
+
+def chromium() -> str | None:
+    named = os.environ.get("GENMM_CHROMIUM", "")
+    return named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
+    program = chromium()
+    if program is None:
+        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_real_clip_becomes_a_map_that_plays(browser, video_page, shared_data):
+    clip = shared_data / "video_clips" / "chaplin_10s.mp4"
+    if not clip.is_file():
+        pytest.skip(f"needs {clip.name} in the shared folder video_clips")
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    tab = context.new_page()
+    broken: list[str] = []
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.goto(video_page)
+    tab.get_by_role("tab", name="Video").click()
+    tab.locator("#video-upload input[type=file]").set_input_files(str(clip))
+    tab.wait_for_selector("#video-upload video", timeout=120_000)
+    tab.get_by_label("As many as it needs").check()
+    tab.get_by_role("button", name="Tokenize", exact=True).first.click()
+    tab.wait_for_selector("#video-map video", timeout=300_000)
+    tab.wait_for_selector("#video-curve svg polyline", timeout=60_000)
+    assert "tokens" in tab.locator(".gm-note-done:visible").first.inner_text()
+    assert tab.evaluate("document.querySelector('#video-map video').duration") > 5
+    tab.fill("#video-question input, #video-question textarea", "how many objects are there")
+    tab.get_by_role("button", name="Ask", exact=True).last.click()
+    tab.wait_for_selector("#video-answer .gm-said", timeout=120_000)
+    assert tab.locator("#video-answer .gm-said").inner_text() in ANSWERS
+    tab.get_by_role("button", name="Moments").click()
+    tab.get_by_role("button", name="Find similar moments").click()
+    tab.wait_for_selector("#video-moments table", timeout=120_000)
+    assert tab.locator("#video-moments tbody tr").count() >= 3
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+    context.close()
+    assert broken == []
