@@ -37,6 +37,7 @@ from app.web.status import StatusTab, health
 from app.web.storage import Storage
 from app.web.tab import SILENT, Page, Server, Tab
 from app.web.theme import FAVICON, HEAD, STYLE, theme
+from app.web.video import VideoTab
 from app.web.waiting import WaitingLine
 from genmm.core.errors import GenmmError, UsageError
 
@@ -44,7 +45,7 @@ __all__ = ["TABS", "build", "launch", "serve"]
 
 log = logging.getLogger(__name__)
 
-TABS: tuple[type[Tab], ...] = (SpeechTab, HighlightsTab, BatchTab)
+TABS: tuple[type[Tab], ...] = (SpeechTab, VideoTab, HighlightsTab, BatchTab)
 """Tabs in order; History and Status follow them."""
 
 WARM_UP_THREAD = "genmm-warm-up"
