@@ -37,6 +37,7 @@ def reported(task: str) -> Iterator[None]:
     """
     try:
         yield
+        _latest.pop(_visitor(), None)
     except (gr.Error, Cancelled, asyncio.CancelledError, GeneratorExit):
         raise
     except GenmmError as error:
@@ -52,18 +53,22 @@ def reported(task: str) -> Iterator[None]:
 
 def _told(text: str, title: str) -> gr.Error:
     """The error for the browser; its text is also kept for the visitor's page."""
-    request = LocalContext.request.get(None)
-    if request is not None:
-        session = str(request.session_hash)
-        _latest[session] = text
-        _latest.move_to_end(session)
+    if visitor := _visitor():
+        _latest[visitor] = text
+        _latest.move_to_end(visitor)
         while len(_latest) > VISITORS:
             _latest.popitem(last=False)
     return gr.Error(html.escape(text, quote=False), title=title, print_exception=False)
 
 
+def _visitor() -> str:
+    """Session of the event that is being handled; empty outside of events."""
+    request = LocalContext.request.get(None)
+    return "" if request is None else str(request.session_hash)
+
+
 def latest_problem(session: str) -> str:
-    """What `reported` last said to a visitor, as plain text; empty when there was nothing."""
+    """What `reported` last said to a visitor, as plain text; empty when all has gone well since."""
     return _latest.get(session, "")
 
 

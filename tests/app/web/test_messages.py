@@ -50,6 +50,11 @@ def test_the_latest_problem_of_a_visitor_is_kept_for_the_page(monkeypatch):
         LocalContext.request.reset(token)
     assert [latest_problem(visitor) for visitor in ("ann", "ben")] == ["", "ben.wav holds <b>no</b> sound"]
     assert "&lt;b&gt;" in failed_html(latest_problem("eve"))
+    token = LocalContext.request.set(SimpleNamespace(session_hash="eve"))
+    with reported("speech"):
+        pass
+    LocalContext.request.reset(token)
+    assert latest_problem("eve") == ""
 
 
 def test_other_errors_show_an_id_that_the_log_has(caplog):
