@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.recipes import find_recipe
 from genmm.core.errors import UsageError
-from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay
@@ -85,7 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Speak, save, say what was made."""
     output = _checked_output(args)
-    recipe = read_recipe(args.recipe) if args.recipe else None
+    recipe = find_recipe(args.recipe) if args.recipe else None
     wanted = _wanted(args, recipe)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress

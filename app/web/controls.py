@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from app.recipes import find_recipe
 from app.web.messages import escape, latest_problem
 from app.web.pool import ModelPool
 from app.web.tab import QUICK, SILENT, Page
 from genmm.core.errors import DataError, UsageError
 from genmm.core.events import Progress
-from genmm.core.results import read_recipe
 from genmm.core.seeds import check_seed
 
 __all__ = [
@@ -189,15 +188,13 @@ def idle_html(text: str, *, wave: bool = False) -> str:
 
 
 def recipe_of_upload(path: str | None, task: str) -> dict[str, Any]:
-    """Read an uploaded recipe for a task.
+    """Read an uploaded recipe for a task: a .json file, or a result that carries it inside.
 
-    Raises: DataError when it is none, or one of another task.
+    Raises: DataError when it is none, or one of another task; MediaError when the file cannot be read.
     """
     if not path:
-        raise DataError("choose the .json file that was saved beside a result")
-    if Path(path).suffix.lower() != ".json":
-        raise DataError("a recipe is the .json file that was saved beside a result")
-    recipe = read_recipe(path)
+        raise DataError("choose the .json file that was saved beside a result, or the result itself")
+    recipe = find_recipe(path, beside=False)
     if recipe["task"] != task:
         raise DataError(f"this recipe is for {str(recipe['task'])[:40]!r}, this tab makes {task!r}")
     return recipe

@@ -30,6 +30,7 @@ from app.web.speech_recipe import OWN, more_values, recipe_values, voice_choices
 from app.web.speech_run import View
 from app.web.speech_view import facts_html, stop_text, summary
 from app.web.speech_work import (
+    FILE_FORMATS,
     GUIDANCE,
     SYSTEM,
     TEMPERATURE,
@@ -122,12 +123,23 @@ class SpeechTab:
             )
             self.takes = takes_choice()
             self.seed = SeedControl()
+            self.file_format = gr.Radio(
+                choices=list(FILE_FORMATS),
+                value=FILE_FORMATS[0],
+                label="Sound file",
+                info="wav and flac keep every sample, mp3 and ogg are smaller. The recipe is inside each of them.",
+                elem_classes=["gm-compact"],
+            )
             self.model = model_choice(self.server.pool, SYSTEM)
             self.more = gr.State({})
             self.more_note = gr.HTML(visible=False)
             self.plain = gr.Button("Forget them", size="sm", visible=False, elem_classes=["gm-quiet"])
             self.load_recipe = gr.UploadButton(
-                "Load recipe", file_types=[".json"], file_count="single", type="filepath", size="sm"
+                "Load recipe",
+                file_types=[".json", *(f".{suffix}" for suffix in FILE_FORMATS)],
+                file_count="single",
+                type="filepath",
+                size="sm",
             )
 
     def _draw_voice(self) -> None:
@@ -190,7 +202,7 @@ class SpeechTab:
     def _inputs(self) -> list[Any]:
         return [
             self.text, self.model, self.voice, self.recording, self.transcript,
-            self.guidance, self.temperature, self.takes, self.seed.box, self.more,
+            self.guidance, self.temperature, self.takes, self.seed.box, self.more, self.file_format,
         ]  # fmt: skip
 
     @property
@@ -225,7 +237,7 @@ class SpeechTab:
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
 
     def _form(self, values: Sequence[Any]) -> SpeechForm:
-        text, model, voice, recording, transcript, guidance, temperature, takes, seed, more = values
+        text, model, voice, recording, transcript, guidance, temperature, takes, seed, more, file_format = values
         own = voice == OWN
         if own and not recording:
             raise UsageError("upload or record a voice first, or choose one of the list")
@@ -241,6 +253,7 @@ class SpeechTab:
             takes=takes,
             seeds=parse_seeds(seed, takes),
             more=more or {},
+            file_format=file_format or FILE_FORMATS[0],
         )
         check_form(form, self.server.settings.limits)
         return form

@@ -25,6 +25,7 @@ from genmm.systems.sled.result import SpeechResult
 from genmm.systems.sled.voice import VoiceShelf
 
 __all__ = [
+    "FILE_FORMATS",
     "GUIDANCE",
     "MAX_TAKES",
     "SYSTEM",
@@ -49,6 +50,8 @@ TEMPERATURE = (0.0, 1.5)
 """Range of the temperature slider."""
 RECORDING_S = 60.0
 """Longest recording of a voice that is accepted, in seconds; the pipeline uses the first 12."""
+FILE_FORMATS = ("wav", "flac", "mp3", "ogg")
+"""Kinds of sound file that a visitor can have."""
 ON_THE_PAGE = ("guidance", "temperature", "voice")
 """Settings that have a control of their own."""
 
@@ -77,6 +80,8 @@ class SpeechForm:
     """None, one, or one per take."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of SpeechSettings that differ from the model's defaults."""
+    file_format: str = FILE_FORMATS[0]
+    """One of FILE_FORMATS, the suffix of the sound files."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class Spoken:
 def check_form(form: SpeechForm, limits: Limits = DEFAULT_LIMITS) -> None:
     """Find mistakes that need no model, before the job waits in the queue. Raises: UsageError, LimitError."""
     clean_text(form.text, limits)
+    if form.file_format not in FILE_FORMATS:
+        raise UsageError(f"the file format must be one of {', '.join(FILE_FORMATS)}, got {form.file_format!r}")
     if not 1 <= form.takes <= MAX_TAKES:
         raise UsageError(f"takes must be from 1 to {MAX_TAKES}, got {form.takes}")
     request = SpeechRequest(
@@ -220,7 +227,7 @@ def _voice(pipeline: Any, form: SpeechForm, limits: Limits) -> Any:
 
 def save_takes(result: SpeechResult, form: SpeechForm, folder: Path, pictures: bool) -> Spoken:
     """Write sound, recipe and, when asked for, pictures of every take into a folder."""
-    paths = result.save(folder / f"{safe_stem(form.text, max_chars=40)}.wav")
+    paths = result.save(folder / f"{safe_stem(form.text, max_chars=40)}.{form.file_format}")
     count = len(result.samples)
     takes = []
     for number, (sound, recipe) in enumerate(zip(paths[:count], paths[count:], strict=True)):

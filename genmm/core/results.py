@@ -14,7 +14,7 @@ import genmm
 from genmm.core.errors import DataError, UsageError
 from genmm.core.files import read_json, write_json
 
-__all__ = ["Result", "plain", "read_recipe", "recipe_path"]
+__all__ = ["Result", "check_recipe", "plain", "read_recipe", "recipe_path"]
 
 RECIPE_BYTES = 5_000_000
 """Largest recipe that is read back, in bytes."""
@@ -79,7 +79,11 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = path if path.suffix.lower() == ".json" else recipe_path(path)
     if not source.is_file():
         raise DataError(f"there is no recipe at {source}; a recipe is the .json file saved beside a result")
-    recipe = read_json(source, max_bytes=RECIPE_BYTES)
+    return check_recipe(read_json(source, max_bytes=RECIPE_BYTES), str(source))
+
+
+def check_recipe(recipe: Any, source: str) -> dict[str, Any]:
+    """Give back a recipe that was found in `source` when it is one. Raises: DataError that names what is wrong."""
     problem = _recipe_problem(recipe)
     if problem:
         raise DataError(f"{source} is not a recipe: {problem}")

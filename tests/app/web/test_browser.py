@@ -198,7 +198,7 @@ def test_a_recipe_brings_the_settings_back(tab, tmp_path: Path):
     path = tmp_path / "speech.json"
     path.write_text(json.dumps(recipe))
     tab.locator(".gm-flat button").first.click()
-    tab.locator("input[type=file][accept='.json']").set_input_files(str(path))
+    tab.locator("input[type=file][accept^='.json']").set_input_files(str(path))
     tab.wait_for_function(f"document.querySelector('{TEXT}').value === 'four five six'", timeout=30_000)
     assert tab.get_by_label("Seed").first.input_value() == "12, 34"
     assert tab.get_by_label("Voice").first.input_value() == "Anna"

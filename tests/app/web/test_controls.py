@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from app.web.controls import note_html, parse_seeds, progress_html, recipe_of_upload
-from genmm.core.errors import DataError, UsageError
+from genmm.core.errors import DataError, GenmmError, UsageError
 from genmm.core.events import Progress
+from genmm.media.audio import write_audio
 
 RECIPE = {"genmm": "0.1.0", "task": "speech", "model": {"name": "sled"}, "settings": {"text": "hi"}, "seeds": [1]}
 
@@ -52,9 +54,21 @@ def test_other_files_are_refused_as_recipes(tmp_path, content):
         recipe_of_upload(str(path), "speech")
 
 
-def test_only_json_files_are_opened_as_recipes(tmp_path):
+def test_a_result_brings_its_own_recipe_and_no_file_beside_it_is_looked_at(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(RECIPE))
-    with pytest.raises(DataError, match=".json"):
+    silence = np.zeros(1600, np.float32)
+    write_audio(tmp_path / "a.wav", silence, 16_000)
+    with pytest.raises(DataError, match="holds no recipe"):
         recipe_of_upload(str(tmp_path / "a.wav"), "speech")
-    with pytest.raises(DataError):
-        recipe_of_upload(None, "speech")
+    write_audio(tmp_path / "b.wav", silence, 16_000, tags={"recipe": RECIPE})
+    assert recipe_of_upload(str(tmp_path / "b.wav"), "speech") == RECIPE
+    with pytest.raises(DataError, match="this tab makes 'music'"):
+        recipe_of_upload(str(tmp_path / "b.wav"), "music")
+
+
+def test_what_is_no_result_is_refused_as_recipe(tmp_path):
+    (tmp_path / "text.wav").write_text("no sound")
+    write_audio(tmp_path / "odd.wav", np.zeros(1600, np.float32), 16_000, tags={"recipe": {"task": 1}})
+    for path in (None, str(tmp_path / "missing.wav"), str(tmp_path / "text.wav"), str(tmp_path / "odd.wav")):
+        with pytest.raises(GenmmError):
+            recipe_of_upload(path, "speech")

@@ -386,7 +386,12 @@ def test_too_large_uploads_are_refused(page):
     assert answer.status_code == 413
 
 
-@pytest.mark.parametrize("name", ["../../up.wav", "a" * 300 + ".wav", "\u202egpj.wav", "x\ty.wav", "con.wav"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../up.wav", "a" * 300 + ".wav", "\u202egpj.wav", "x\ty.wav", "con.wav", "\U0001f600.wav", "a\0b.wav",
+    ],
+)  # fmt: skip
 def test_odd_upload_names_stay_inside(page, server, name):
     answer = httpx.post(f"{page}gradio_api/upload", files={"files": (name, b"RIFF")})
     assert answer.status_code in (200, 400, 422)

@@ -7,15 +7,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.recipes import find_recipe
 from app.web.ffmpeg import provide_ffmpeg
 from app.web.pool import ModelPool
 from app.web.speech_recipe import OWN, recipe_values
 from app.web.speech_view import stop_text
-from app.web.speech_work import SpeechForm, check_form, further_settings, model_settings, voice_names
+from app.web.speech_work import (
+    FILE_FORMATS,
+    SpeechForm,
+    check_form,
+    further_settings,
+    model_settings,
+    speak_events,
+    voice_names,
+)
 from app.web.status_view import count_text, models_html, size_text
 from app.web.thumbnail import SIZE, bar_levels, draw_sound_bars
 from genmm.core.errors import GenmmError, UsageError
+from genmm.core.events import CancelToken
 from genmm.core.limits import Limits
+from genmm.core.results import read_recipe
+from genmm.media.audio import read_audio
 from genmm.systems.sled.request import SpeechSettings
 
 
@@ -42,6 +54,7 @@ def test_a_good_form_passes():
     ("wrong", "said"),
     [
         ({"text": ""}, "empty"),
+        ({"file_format": "exe"}, "wav, flac, mp3, ogg"),
         ({"takes": 0}, "takes"),
         ({"takes": 5}, "takes"),
         ({"takes": 3, "seeds": (1, 2)}, "2 seeds"),
@@ -105,6 +118,17 @@ def test_a_recipe_of_another_machine_keeps_what_is_not_here(pool):
 def test_a_recipe_with_impossible_settings_is_refused(pool, bad):
     with pytest.raises((UsageError, TypeError)):
         recipe_values(recipe(**bad), pool, Limits())
+
+
+@pytest.mark.parametrize("file_format", FILE_FORMATS)
+def test_sound_comes_in_the_file_format_asked_for_with_its_recipe_inside(pool, tmp_path, file_format):
+    form = SpeechForm(text="one", file_format=file_format, seeds=(3,), more={"max_s": 1.0})
+    *_, end = speak_events(form, pool, lambda: tmp_path, pictures=False)(CancelToken())
+    (take,) = end.result.takes
+    assert take.path.suffix == f".{file_format}"
+    assert read_audio(take.path).seconds == pytest.approx(take.seconds, abs=0.1)
+    assert find_recipe(take.path, beside=False) == read_recipe(take.path)
+    assert read_recipe(take.path)["seeds"] == [3]
 
 
 def test_only_settings_that_differ_are_carried_along():
