@@ -141,6 +141,19 @@ def read_source(path: str) -> Audio:
     return read_audio(Path(path).expanduser())
 
 
+def said_of(path: str) -> str:
+    """What the recipe beside a recording says it is, in the fixed grammar; "" when there is none or it is not music."""
+    from genmm.core.errors import GenmmError
+    from genmm.systems.melodyflow.captions import Caption
+
+    try:
+        recipe = read_recipe(path)
+        captions = recipe.get("captions") if recipe["task"] == "music" else None
+        return Caption.from_dict(captions[0]).text() if captions else ""
+    except (GenmmError, TypeError, KeyError):
+        return ""
+
+
 def finish(result: MusicResult, output: Path) -> int:
     """Save; paths on stdout, for scripts, everything else on stderr."""
     for path in result.save(output):

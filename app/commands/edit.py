@@ -28,7 +28,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--strength", type=float, metavar="X", help="0 to 1; default: 0.9")
     method = "inversion: regularised follows the text better, plain is faster and keeps more. Default: regularised"
     parser.add_argument("--method", choices=("regularised", "plain"), help=method)
-    parser.add_argument("--source-text", metavar="TEXT", help="what the recording is, where that is known")
+    said = "what the recording is; what the text leaves open stays so. Default: as the recipe beside it says"
+    parser.add_argument("--source-text", metavar="TEXT", help=said)
     parser.add_argument(
         "--then",
         action="append",
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if regions and (len(texts) > 1 or args.strength is not None or args.method):
         raise UsageError("--region makes a part anew: it takes one description and neither --strength nor --method")
     source = work.read_source(args.source)
+    if not own["source_text"] and not regions:
+        own["source_text"] = work.said_of(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.web import music_api
 from app.web.controls import (
     RunButtons,
     SeedControl,
@@ -78,6 +79,7 @@ class MusicTab:
             with gr.Column(scale=6, min_width=300):
                 self._draw_result()
         self._connect()
+        music_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
 

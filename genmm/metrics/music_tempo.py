@@ -73,4 +73,4 @@ def _at(values: np.ndarray, places: np.ndarray) -> np.ndarray:
 def tempo_matches(estimate: float, wanted: float, tolerance: float = 0.04, *, octaves: bool = False) -> bool:
     """Whether two tempi agree within a share; with `octaves`, half, double, third and triple count too."""
     factors = (1.0, 0.5, 2.0, 1 / 3, 3.0, 2 / 3, 1.5) if octaves else (1.0,)
-    return any(abs(estimate / (wanted * factor) - 1.0) <= tolerance for factor in factors)
+    return any(abs(estimate / (wanted * factor) - 1.0) <= tolerance + 1e-9 for factor in factors)

@@ -75,6 +75,13 @@ def test_one_inversion_serves_many_descriptions_like_single_edits(pipeline):
     assert together.only(1).recipe()["settings"]["texts"] == ["dark choir"]
 
 
+def test_what_an_edit_leaves_open_stays_as_the_source_was_said_to_be(pipeline):
+    result = pipeline.edit(chirp(), "guitar", source_text="calm piano, 90 bpm, D major", strength=0.5, seed=1)
+    caption = result.captions[0]
+    assert (caption["lead"], caption["tempo_bpm"], caption["tonic"]) == ("guitar", 90.0, "D")
+    assert "kept from the source: calm, D major, 90 bpm" in result.understood[0]
+
+
 def test_inpainting_keeps_every_sample_outside_the_region(pipeline):
     source = chirp(3.0)
     result = pipeline.inpaint(source, [(1.0, 1.6)], TEXT, seed=5)

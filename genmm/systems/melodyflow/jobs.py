@@ -104,7 +104,7 @@ def invert(studio: Studio, job: MusicJob) -> Generator[Progress, None, Inversion
     """Walk the source back, one row per seed."""
     source = _source(studio, job)
     latents = studio.encode(source.tensor(studio.device), job.seeds)
-    prompts = [_prompt(studio, job, job.source_text, seed, told=False) for seed in job.seeds]
+    prompts = [studio.reader.prompt(job.source_text, None, None, seed, False) for seed in job.seeds]
     made = studio.field([prompts], latents.shape[2], whole=False)
     regularised = job.method == "regularised"
     if regularised and studio.settings.edit_solver != "euler":
@@ -116,7 +116,11 @@ def invert(studio: Studio, job: MusicJob) -> Generator[Progress, None, Inversion
 def edit(studio: Studio, job: MusicJob) -> Job:
     """The source towards each description; several descriptions share one inversion."""
     texts, seeds = _pairs(job)
-    prompts = [_prompt(studio, job, text, seed, told=False) for text, seed in zip(texts, seeds, strict=True)]
+    said = job.source.source_text if isinstance(job.source, Inversion) else job.source_text
+    prompts = [
+        _over_source(studio, _prompt(studio, job, text, seed, told=False), said)
+        for text, seed in zip(texts, seeds, strict=True)
+    ]
     if job.strength == 0.0 and not isinstance(job.source, Inversion):
         source = _source(studio, job)
         notes = (*source.notes, "strength 0 gives the source back as it is")
@@ -191,9 +195,20 @@ def _source(studio: Studio, job: MusicJob) -> Source:
 
 def _prompt(studio: Studio, job: MusicJob, text: str, seed: int, *, told: bool = True) -> Prompt:
     """Read a description. Only new music has open fields chosen: a source has a tempo and a key of its own."""
-    if text == job.source_text and not told and job.kind == "edit" and text not in job.texts:
-        return studio.reader.prompt(text, None, None, seed, False)
     return studio.reader.prompt(text, job.bpm, job.key, seed, told and studio.settings.plan)
+
+
+def _over_source(studio: Studio, prompt: Prompt, source_text: str) -> Prompt:
+    """What the description leaves open stays as the source was said to be, for models that read captions."""
+    if prompt.caption is None or not source_text:
+        return prompt
+    before = studio.reader.prompt(source_text, None, None, 0, False).caption or Caption()
+    whole = prompt.caption.over(before)
+    kept = {name: value for name, value in whole.known().items() if name not in prompt.caption.known()}
+    if not kept:
+        return prompt
+    sentence = f"{prompt.sentence}; kept from the source: {Caption(**kept).text()}"
+    return replace(prompt, caption=whole, sentence=sentence)
 
 
 def _negative(studio: Studio, job: MusicJob, rows: int) -> list[Prompt]:

@@ -1,0 +1,116 @@
+"""compose, edit, extend, loop and batches, as a person types them, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_music import chirp
+
+from app.cli import main
+from genmm.media.audio import read_audio, write_audio
+
+TEXT = "calm piano in A minor, 90 bpm, no drums"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, model_folder):
+    """A working folder with a recording and the model's folder as ./tiny."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(model_folder)
+    write_audio(tmp_path / "in.flac", chirp(2.0).samples, 8000)
+    return tmp_path
+
+
+def run(*line: str) -> int:
+    return main([*line, "--model", "./tiny", "--device", "cpu"])
+
+
+def test_compose_writes_music_and_says_what_was_understood(here, capsys):
+    assert run("compose", TEXT, "--seconds", "1.5", "--seed", "4", "-o", "out.flac") == 0
+    said = capsys.readouterr()
+    assert said.out == "out.flac\n" and "understood: calm piano melody" in said.err and "seed 4" in said.err
+    first = read_audio(here / "out.flac")
+    assert first.samples.shape == (2, 12000)
+    assert main(["compose", "--recipe", "out.json", "-o", "again.flac", "--model", "./tiny", "--device", "cpu"]) == 0
+    assert np.array_equal(read_audio(here / "again.flac").samples, first.samples)
+
+
+def test_edit_extend_and_loop(here, capsys):
+    assert run("edit", "in.flac", "organ", "--strength", "0.6", "--seed", "1", "-o", "e.wav") == 0
+    assert read_audio(here / "e.wav").samples.shape == (2, 16000)
+    assert run("edit", "in.flac", "organ", "--then", "choir", "--seed", "1", "-o", "two.wav") == 0
+    assert (here / "two_1.wav").is_file() and (here / "two_2.wav").is_file()
+    assert run("edit", "in.flac", "organ", "--region", "0.5:1", "--seed", "1", "-o", "p.flac") == 0
+    source, patched = read_audio(here / "in.flac").samples, read_audio(here / "p.flac").samples
+    assert np.abs(source[:, :4000] - patched[:, :4000]).max() < 1e-4 and not np.allclose(source, patched, atol=1e-3)
+    assert run("extend", "in.flac", TEXT, "--seconds", "1", "--seed", "1", "-o", "x.flac") == 0
+    assert read_audio(here / "x.flac").samples.shape == (2, 24000)
+    assert run("loop", "organ", "--bpm", "100", "--bars", "1", "--seed", "1", "-o", "l.wav") == 0
+    assert "end and start join" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["compose"], "describe the music"),
+        (["compose", TEXT, "-o", "out.txt"], "suffix"),
+        (["compose", TEXT, "--steps", "5"], "even"),
+        (["compose", TEXT, "--bpm", "500"], "tempo"),
+        (["compose", TEXT, "--key", "piano"], "key"),
+        (["compose", TEXT, "--seconds", "0.1"], "at least 0.5"),
+        (["compose", TEXT, "--set", "speed=1"], "unknown music settings"),
+        (["edit", "in.flac", "organ", "--strength", "2"], "strength"),
+        (["edit", "in.flac", "organ", "--set", "keep=0"], "keep"),
+        (["edit", "nothing.flac", "organ"], "nothing.flac"),
+        (["edit", "in.flac", "organ", "--region", "5"], "START:END"),
+        (["edit", "in.flac", "organ", "--region", "0.2:1", "--strength", "1"], "--region"),
+        (["extend", "in.flac", TEXT, "--seconds", "9999"], "at most"),
+        (["loop", "organ", "--bars", "0"], "bars"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_ends_with_2_and_a_plain_sentence(here, capsys, line, message):
+    assert run(*line) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+
+
+def test_batches_make_every_kind(here, capsys):
+    rows = [
+        {"id": "new", "text": TEXT, "seconds": 1, "seed": 4},
+        {"id": "edit", "text": "organ", "source": "in.flac", "strength": 0.5},
+        {"id": "patch", "text": "organ", "kind": "inpaint", "source": "in.flac", "spans": [[0.5, 1.0]]},
+        {"id": "more", "text": "organ", "kind": "extend", "source": "in.flac", "seconds": 1},
+        {"id": "loop", "text": "organ", "kind": "loop", "bpm": 100, "bars": 1},
+        {"id": "bad", "text": "organ", "kind": "inpaint", "source": "in.flac", "spans": [[5, 6]]},
+    ]
+    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("batch", "music", "--manifest", "in.jsonl", "--out", "made") == 3
+    said = capsys.readouterr()
+    assert "5 of 6 done" in said.out and "bad failed" in said.err
+    results = {}
+    for line in (here / "made" / "results.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        results[record["id"]] = record
+    assert set(results) == {row["id"] for row in rows}
+    assert list((here / "made").rglob("new.flac"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"seconds": 3},
+        {"text": "x", "kind": "sing"},
+        {"text": "x", "kind": "edit"},
+        {"text": "x", "source": "nothing.flac"},
+        {"text": "x", "seconds": -1},
+        {"text": "x", "settings": [1]},
+        {"text": "x", "settings": {"steps": 5}},
+        {"text": "x", "kind": "generate", "source": "in.flac"},
+    ],
+)
+def test_bad_rows_are_named_before_any_work(here, capsys, row):
+    (here / "in.jsonl").write_text(json.dumps({"id": "one", **row}) + "\n")
+    assert run("batch", "music", "--manifest", "in.jsonl", "--out", "made") == 2
+    assert "line 1" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""The Music tab in a real browser: describe, make, download, edit the result, mark a region and make it anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from tiny_music import chirp
+
+from genmm.media.audio import read_audio, write_audio
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+PATIENCE_MS = 240_000
+"""Longest wait for anything; a busy machine is slow, a broken page never gets there."""
+ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
+    program = os.environ.get("GENMM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(model_folder) -> Iterator[str]:
+    """Address of a running page with the tiny music model."""
+    from app.web.main import build, launch
+    from app.web.settings import WebSettings
+
+    demo = build(WebSettings(port=0, model=str(model_folder), device="cpu"))
+    yield launch(demo)
+    demo.genmm_server.runs.cancel_all()
+    demo.close(verbose=False)
+    demo.genmm_server.storage.close()
+
+
+def test_make_edit_and_patch(browser, page, tmp_path):
+    context = browser.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
+    tab = context.new_page()
+    tab.set_default_timeout(PATIENCE_MS)
+    broken: list[str] = []
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.goto(page)
+    tab.get_by_role("tab", name="Music").click()
+    tab.fill("#music-text textarea", "calm piano in A minor, 90 bpm, no drums, zither")
+    tab.wait_for_function("document.querySelector('#music-understood').innerText.includes('not understood: zither')")
+    tab.get_by_role("button", name="Make music").click()
+    tab.wait_for_selector(".gm-note-done:visible")
+    assert "network calls" in tab.locator(".gm-note-done:visible").inner_text()
+    with tab.expect_download() as started:
+        tab.get_by_role("button", name="Download flac").or_(tab.get_by_role("link", name="Download flac")).first.click()
+    started.value.save_as(tmp_path / "made.flac")
+    assert read_audio(tmp_path / "made.flac").seconds == pytest.approx(10.0)
+
+    write_audio(tmp_path / "in.wav", chirp(2.0).samples, 8000)
+    tab.get_by_label("Make a part anew").check()
+    tab.locator("#music-source input[type=file]").set_input_files(str(tmp_path / "in.wav"))
+    tab.wait_for_selector("#music-wave img")
+    image = tab.locator("#music-wave img")
+    box = image.bounding_box()
+    image.click(position={"x": box["width"] * 0.25, "y": box["height"] / 2})
+    tab.wait_for_function("() => Math.abs(document.querySelectorAll('input[type=number]').length) > 0")
+    start = tab.get_by_label("Start (s)")
+    tab.wait_for_function("element => Math.abs(Number(element.value) - 0.5) < 0.05", arg=start.element_handle())
+    tab.get_by_role("button", name="Make music").click()
+    tab.wait_for_selector(".gm-progress:visible")
+    tab.wait_for_selector(".gm-note-done:visible")
+    tab.wait_for_selector("#music-before:visible")
+    assert broken == []
+    context.close()

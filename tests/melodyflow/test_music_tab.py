@@ -1,0 +1,109 @@
+"""Parts of the Music tab that need no server: forms, files, the line under the text, the region, recipes."""
+
+from __future__ import annotations
+
+import gradio as gr
+import numpy as np
+import pytest
+from tiny_music import chirp
+
+from app.web.music import MusicTab, _fitting
+from app.web.music_view import facts_html, recipe_values, summary
+from app.web.music_wave import HEIGHT, WIDTH, moved_region, region_picture, seconds_at
+from app.web.music_work import KINDS, Composed, MusicForm, check_form, model_settings, music_events, understood
+from app.web.pool import ModelPool
+from genmm.core.errors import GenmmError
+from genmm.core.events import CancelToken, Finished
+from genmm.core.limits import Limits
+from genmm.core.results import read_recipe
+from genmm.media.audio import read_audio, write_audio
+
+
+@pytest.fixture(scope="module")
+def pool(model_folder) -> ModelPool:
+    return ModelPool(first=str(model_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    return str(write_audio(tmp_path_factory.mktemp("sound") / "in.wav", chirp(2.0).samples, 8000))
+
+
+def run(form: MusicForm, pool: ModelPool, folder) -> Composed:
+    check_form(form)
+    events = list(music_events(form, pool, lambda: folder)(CancelToken()))
+    assert isinstance(events[-1], Finished)
+    return events[-1].result
+
+
+def test_new_music_becomes_files_pictures_and_facts(pool, tmp_path):
+    form = MusicForm(text="calm <b>piano</b>, 90 bpm", seconds=1.0, takes=2, seeds=(3,))
+    made = run(form, pool, tmp_path)
+    assert len(made.takes) == 2 and made.takes[0].seed == 3 and made.source is None
+    for take in made.takes:
+        assert read_audio(take.path).samples.shape == read_audio(take.flac).samples.shape == (2, 8000)
+        assert take.picture.is_file() and take.picture_dark.is_file() and take.thumbnail.is_file()
+    assert "<b>" not in facts_html(made, made.takes[0]) and "2 takes" in summary(made, 1.0)
+    values = recipe_values(read_recipe(made.takes[1].recipe), pool, Limits())
+    assert values[:2] == ["generate", "calm <b>piano</b>, 90 bpm"] and values[13] == str(made.takes[1].seed)
+    assert len(values) == 15
+
+
+@pytest.mark.parametrize("kind", ["edit", "inpaint", "extend"])
+def test_recordings_are_worked_on_and_kept_for_comparing(pool, recording, tmp_path, kind):
+    form = MusicForm(
+        kind=kind, text="organ", source=recording, seconds=1.0, region=(0.5, 1.0), strength=0.5, seeds=(1,)
+    )
+    made = run(form, pool, tmp_path)
+    assert read_audio(made.source).samples.shape == (2, 16000)
+    assert made.takes[0].seconds == (3.0 if kind == "extend" else 2.0)
+
+
+def test_the_line_under_the_text_says_what_is_understood():
+    assert "calm piano melody" in understood("calm piano", None, "") and "A minor" in understood("", None, "A minor")
+    assert "not understood: zither" in understood("zither", 100.0, "")
+    with pytest.raises(GenmmError):
+        understood("x", 999.0, "")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"kind": "sing"}, {"kind": "edit"}, {"key": "piano"}, {"bpm": 5.0}, {"takes": 9}, {"seconds": 0.0}, {"steps": 5},
+     {"strength": 2.0}, {"kind": "inpaint", "source": "x", "region": (1.0, 1.0)}, {"text": "x" * 5000}],
+)  # fmt: skip
+def test_mistakes_are_found_before_the_job_waits(bad):
+    with pytest.raises(GenmmError):
+        check_form(MusicForm(**bad))
+
+
+def test_clicks_on_the_waveform_choose_a_region():
+    assert seconds_at(0, 8.0) == 0.0 and seconds_at(WIDTH / 2, 8.0) == 4.0 and seconds_at(99_999, 8.0) == 8.0
+    start = moved_region((3.2, 4.8), 2.0, True, 8.0)
+    assert start == (2.0, 4.8)
+    assert moved_region(start, 3.0, False, 8.0) == (2.0, 3.0) and moved_region(start, 1.0, False, 8.0) == (1.0, 2.0)
+    begin, end = moved_region((1.0, 2.0), 6.0, True, 8.0)
+    assert begin == 6.0 and end > begin
+    picture = region_picture(chirp(2.0).samples, 2.0, (0.5, 1.0))
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    plain = region_picture(chirp(2.0).samples, 2.0, None)
+    columns = np.flatnonzero((picture != plain).any((0, 2)))
+    assert columns.min() == WIDTH // 4 and columns.max() == WIDTH // 2 - 1
+
+
+def test_what_is_shown_follows_the_kind_of_work():
+    shown = {kind: [update["visible"] for update in _fitting(kind)] for kind in KINDS}
+    assert shown["generate"] == [False, False, False, True, False] and shown["loop"] == [False] * 4 + [True]
+    assert shown["inpaint"][:3] == [True, True, False] and shown["edit"][:3] == [True, False, True]
+
+
+def test_every_control_is_explained(pool):
+    from types import SimpleNamespace
+
+    tab = MusicTab()
+    with gr.Blocks():
+        tab.server = SimpleNamespace(pool=pool)
+        tab._draw_form()
+    controls = [value for value in vars(tab).values() if hasattr(value, "info") and hasattr(value, "label")]
+    unexplained = [c.label for c in controls if not c.info and not isinstance(c, gr.Button | gr.UploadButton)]
+    assert len(controls) > 12 and unexplained == []
+    assert tab.steps.value == model_settings(pool, None).steps
