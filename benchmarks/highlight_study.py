@@ -48,6 +48,7 @@ SMALL = RaslConfig(width=96, projection=64, layers=2, heads=4, window=64)
 """The size of the embedded model."""
 ABLATIONS: Mapping[str, Mapping[str, float]] = {
     "whole objective": {},
+    "without rareness": {"rareness": 0.0},
     "without k-point": {"k_point": 0.0},
     "without contrast": {"contrast": 0.0},
     "without masking": {"masked": 0.0},
@@ -143,7 +144,7 @@ def study_scenes(args: argparse.Namespace) -> dict[str, Any]:
     for title, weights in chosen.items():
         runs = {n: [] for n in conditions}
         alone, hits, borders, seeds = [], [], [], []
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             started = time.process_time()
             scorer = scorer_of(trained(train, seed, args.steps, sound=True, network=SMALL, **weights))
             values = {n: measured(test, scorer, n) for n in conditions}
@@ -214,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("scenes", "tvsum"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--train", type=int, default=140)
     parser.add_argument("--test", type=int, default=40)

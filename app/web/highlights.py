@@ -105,7 +105,7 @@ class HighlightsTab:
                 choices=names,
                 value=names[0],
                 label="Model",
-                info="heuristic needs no training: movement, typicality, loudness and onsets.",
+                info="heuristic: movement, typicality, loudness and onsets. Others have learned what belongs together.",
                 filterable=False,
             )
             self.clip = gr.Slider(

@@ -42,8 +42,9 @@ class HighlightForm:
     """Fields of HighlightSettings."""
 
     def chosen(self) -> HighlightSettings:
-        """The settings. Raises: UsageError."""
-        return HighlightSettings().changed(self.settings)
+        """The settings. Whoever chooses a model means its scores. Raises: UsageError."""
+        scorer = "heuristic" if self.model == HEURISTIC else "model"
+        return HighlightSettings().changed({"scorer": scorer, **self.settings})
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,8 @@ class Found:
 
 
 def model_names(pool: ModelPool) -> list[str]:
-    """What can score: the models of this system, then the heuristic."""
-    return [*pool.choices(SYSTEM), HEURISTIC]
+    """What can score: the heuristic, which is the default, and the models of this system."""
+    return [HEURISTIC, *pool.choices(SYSTEM)]
 
 
 def check_form(form: HighlightForm, pool: ModelPool) -> None:

@@ -105,10 +105,23 @@ def test_the_anti_collapse_term_punishes_constant_activations():
     from genmm.systems.rasl.objective import _spread
 
     mask = torch.ones(1, 8, dtype=torch.bool)
-    config = ObjectiveConfig(sparsity=0.0)
+    config = ObjectiveConfig(sparsity=0.0, rareness=0.0)
     flat, lively = torch.ones(1, 8), torch.tensor([[0.0, 2.0] * 4])
     assert float(_spread(flat, mask, config)) == pytest.approx(0.2, abs=1e-4)
     assert float(_spread(lively, mask, config)) == 0.0
+
+
+def test_active_moments_are_taken_to_be_rare():
+    from genmm.systems.rasl.objective import _spread
+
+    mask = torch.ones(1, 8, dtype=torch.bool)
+    config = ObjectiveConfig(sparsity=0.0, rareness=1.0, least_skew=1.0)
+    rare, common = torch.tensor([[0.0] * 7 + [3.0]]), torch.tensor([[3.0] * 7 + [0.0]])
+    assert float(_spread(rare, mask, config)) == 0.0  # its skewness is 2.27
+    assert float(_spread(common, mask, config)) == pytest.approx(1.0 + 2.268, abs=1e-2)
+    level = common.clone().requires_grad_(True)
+    _spread(level, mask, config).backward()
+    assert torch.isfinite(level.grad).all()
 
 
 def paired_videos(count: int, seed: int) -> tuple[list[Inputs], list[np.ndarray]]:

@@ -202,3 +202,12 @@ def test_settings_say_what_is_wrong():
     ):
         with pytest.raises(UsageError):
             HighlightSettings().changed(bad)
+
+
+def test_hours_of_footage_keep_to_the_budget():
+    times = clip_times(12 * 3600.0, 2.0)
+    scores = np.random.default_rng(0).random(len(times))
+    segments = choose_segments(times, scores, (), Budget(share=0.3))
+    kept = sum(s.seconds for s in segments)
+    assert 0.25 * 12 * 3600 < kept <= 0.3 * 12 * 3600 + 1e-6
+    assert np.mean([s.score for s in segments]) > 0.75

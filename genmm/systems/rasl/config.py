@@ -87,6 +87,11 @@ class ObjectiveConfig:
     """Weight of the anti-collapse term."""
     least_spread: float = 0.2
     """Deviation of the activations over their mean, within a video, below which the anti-collapse term acts."""
+    rareness: float = 0.2
+    """Weight, inside the anti-collapse term, of the prior that active moments are rare. Without it nothing but the
+    start tells the moments that stand out from all others, and some seeds settle on the others."""
+    least_skew: float = 1.0
+    """Skewness of the activations of a video below which that prior acts; 1.5 is that of one active step in five."""
     sparsity: float = 1e-3
     """Weight of the mean activation inside the anti-collapse term."""
     mask_share: float = 0.3
@@ -111,7 +116,17 @@ class ObjectiveConfig:
     """Steps of one video that are closer than this are no negatives of each other."""
 
     def __post_init__(self) -> None:
-        weights = ("reconstruction", "masked", "contrast", "k_point", "spread", "least_spread", "sparsity", "explore")
+        weights = (
+            "reconstruction",
+            "masked",
+            "contrast",
+            "k_point",
+            "spread",
+            "least_spread",
+            "sparsity",
+            "explore",
+            "rareness",
+        )
         bad = [name for name in weights if getattr(self, name) < 0]
         bad += [name for name in ("mask_share", "share") if not 0 < getattr(self, name) < 1]
         bad += [name for name in ("temperature", "score_temperature") if getattr(self, name) <= 0]

@@ -68,13 +68,16 @@ def _error(output: BranchOutput, where: Tensor) -> Tensor:
 
 
 def _spread(activation: Tensor, mask: Tensor, config: ObjectiveConfig) -> Tensor:
-    """Anti-collapse: activations that hardly change within a video, and a little their size."""
+    """Anti-collapse: activations that hardly change within a video, that are not rare, and a little their size."""
     count = mask.sum(1).clamp_min(1)
     mean = activation.sum(1) / count
-    deviation = (((activation - mean[:, None]).square() * mask).sum(1) / count + 1e-12).sqrt()
+    off = (activation - mean[:, None]) * mask
+    deviation = (off.square().sum(1) / count + 1e-12).sqrt()
     has = (mask.sum(1) > 1).float()
     flat = (config.least_spread - deviation / mean.clamp_min(1e-6)).clamp_min(0.0)
-    return ((flat + config.sparsity * mean) * has).sum() / has.sum().clamp_min(1)
+    skew = (off / deviation[:, None].clamp_min(1e-4)).pow(3).sum(1) / count
+    common = (config.least_skew - skew).clamp(0.0, 4.0)
+    return ((flat + config.rareness * common + config.sparsity * mean) * has).sum() / has.sum().clamp_min(1)
 
 
 def _partners(

@@ -13,9 +13,11 @@ import torch
 
 from genmm.metrics.highlight_floors import standard
 from genmm.systems.rasl.audio_features import ONSET_COLUMN, SILENCE_DB
+from genmm.systems.rasl.extractors import HANDCRAFTED
 from genmm.systems.rasl.feature_table import STEP_S, FeatureTable
 from genmm.systems.rasl.inputs import Inputs, network_inputs
 from genmm.systems.rasl.network import RaslNetwork
+from genmm.systems.rasl.visual_features import STATIC_SIZE
 
 __all__ = ["Curves", "clip_times", "heuristic_scores", "model_scores", "normalised", "robust", "score_curves"]
 
@@ -102,7 +104,7 @@ def heuristic_scores(table: FeatureTable) -> dict[str, np.ndarray]:
     """Scores without weights: movement and typicality of the pictures; loudness and onsets of the sound.
 
     Movement is the mean optical flow, without the steps in which a shot begins (their flow measures the cut);
-    typicality is the mean similarity of a step's features to those of all other steps.
+    typicality is the mean similarity of a step's look (without its movement) to that of all other steps.
     """
     found = {}
     if table.visual is not None and table.motion is not None:
@@ -111,7 +113,8 @@ def heuristic_scores(table: FeatureTable) -> dict[str, np.ndarray]:
         at_cuts = np.isin(np.arange(len(flow)), list(steps))
         if at_cuts.any() and not at_cuts.all():
             flow[at_cuts] = np.interp(np.flatnonzero(at_cuts), np.flatnonzero(~at_cuts), flow[~at_cuts])
-        unit = table.visual / np.maximum(1e-9, np.linalg.norm(table.visual, axis=1, keepdims=True))
+        looks = table.visual[:, :STATIC_SIZE] if table.extractor == HANDCRAFTED.name else table.visual
+        unit = looks / np.maximum(1e-9, np.linalg.norm(looks, axis=1, keepdims=True))
         typical = (unit @ unit.mean(0)).astype(np.float64)
         found["v"] = standard(flow) + standard(typical)
     if table.has_sound:

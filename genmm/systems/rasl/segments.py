@@ -16,8 +16,9 @@ __all__ = ["Budget", "Segment", "choose_segments", "shots_of"]
 
 TICK_S = 0.1
 """Lengths are counted in tenths of a second."""
-MOST_TICKS = 40_000
-"""Above this budget, ticks are made coarser, so that hours of footage cost no more time."""
+MOST_CELLS = 20_000_000
+"""Pieces times ticks beyond which the best pieces are taken in order of their score instead, so that hours of footage
+cost neither time nor memory; the pieces are then so small beside the budget that it makes no difference."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,10 @@ def _merged(first: _Piece, second: _Piece) -> _Piece:
 
 def _knapsack(pieces: list[_Piece], seconds: float) -> list[_Piece]:
     """The pieces with the greatest sum of score times length whose lengths fit into `seconds`."""
-    tick = max(TICK_S, seconds / MOST_TICKS)
-    room = int(seconds / tick + 1e-6)
-    weights = [int(np.ceil((piece.end_s - piece.start_s) / tick - 1e-6)) for piece in pieces]
+    room = int(seconds / TICK_S + 1e-6)
+    if room * len(pieces) > MOST_CELLS:
+        return _best_first(pieces, seconds)
+    weights = [int(np.ceil((piece.end_s - piece.start_s) / TICK_S - 1e-6)) for piece in pieces]
     value = np.zeros(room + 1)
     taken = np.zeros((len(pieces), room + 1), bool)
     for index, (piece, weight) in enumerate(zip(pieces, weights, strict=True)):
@@ -166,6 +168,17 @@ def _knapsack(pieces: list[_Piece], seconds: float) -> list[_Piece]:
             chosen.append(pieces[index])
             left -= weights[index]
     return chosen[::-1]
+
+
+def _best_first(pieces: list[_Piece], seconds: float) -> list[_Piece]:
+    """The pieces with the highest scores that fit, in order of time."""
+    chosen, left = [], seconds
+    for piece in sorted(pieces, key=lambda piece: (-piece.score, piece.start_s)):
+        length = piece.end_s - piece.start_s
+        if length <= left + 1e-9:
+            chosen.append(piece)
+            left -= length
+    return sorted(chosen, key=lambda piece: piece.start_s)
 
 
 def _best_apart(pieces: list[_Piece], budget: Budget) -> list[_Piece]:
