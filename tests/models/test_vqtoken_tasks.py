@@ -51,6 +51,12 @@ def test_debug_runs_from_nothing_to_an_answer(tmp_path):
     assert pipeline.encoder_fingerprint == genmm.load(str(encoder), device="cpu").encoder_fingerprint
 
 
+@pytest.mark.parametrize("name", ["vision_demo", "demo", "paper", "debug", "answers_debug"])
+def test_every_configuration_is_understood(name, capsys):
+    assert run_training("fit", ["--config", str(CONFIGS / f"{name}.yaml"), "--print_config"]) == 0
+    assert "class_path: models.v" in capsys.readouterr().out
+
+
 def test_every_shipped_configuration_names_real_things():
     import yaml
 
