@@ -44,6 +44,7 @@ def test_a_fit_writes_a_model_and_says_whether_it_helped(pipeline, footage, tmp_
     assert json.loads((out / "adapt.json").read_text())["helped"] == report.helped
     loaded = genmm.load(out, device="cpu")
     assert loaded.info["origin"].startswith("fitted to 4 videos")
+    assert loaded.scorer == "model"
     assert not (out / "adapt.safetensors").exists()
     with pytest.raises(UsageError, match="already"):
         drain(adapt_events(pipeline, folder, out, cache=cache, steps=4))

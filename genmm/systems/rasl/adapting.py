@@ -117,7 +117,7 @@ def adapt_events(
     fitted = RaslPipeline(
         network.requires_grad_(False).eval(),
         defaults=base.defaults,
-        scorer=base.scorer,
+        scorer="model",  # whoever fits a model means its scores, whatever the base prefers
         extractor=base.extractor,
         name=folder.name,
         about=about,
