@@ -138,9 +138,9 @@ def _line(row: dict[str, Any]) -> str:
     spread = f"{row['seeds']} ({row['lowest']:.1f} to {row['highest']:.1f})"
     dense = f"{row.get('tok_dense', 0):.3g} | {row.get('gain_density', 0):.3g}" if row["tokens"] else " | "
     count = row["tokens"] or "none"
-    return (
-        f"| {row['reducer']} | {count} | {row['accuracy']:.1f} ± {row['interval']:.1f} | {kinds} | {spread} | {dense} |"
-    )
+    low, high = row["interval"]
+    whole = f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})"
+    return f"| {row['reducer']} | {count} | {whole} | {kinds} | {spread} | {dense} |"
 
 
 def _about(settings: dict[str, Any]) -> str:

@@ -290,3 +290,16 @@ def test_clusters_lose_less_than_pooling_at_every_budget():
             for method in ("vqtoken", "pool", "norm", "tome")
         }
         assert losses["vqtoken"] == min(losses.values())
+
+
+def test_a_token_learner_reduces_through_the_same_call():
+    torch.manual_seed(0)
+    learner = TokenLearner(16, 7)
+    tokens, mask = grid(), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    reduced = reduce(tokens, method=learner, frame_mask=mask)
+    assert reduced.tokens.shape == (2, 7, 16) and reduced.token_mask.all()
+    assert (reduced.index_map[1, 3:] == -1).all() and reduced.index_map.max() < 7
+    alone = reduce(tokens[1:, :3], method=learner)
+    torch.testing.assert_close(alone.tokens[0], reduced.tokens[1], atol=1e-5, rtol=1e-5)
+    reduced.tokens.sum().backward()
+    assert all(p.grad is not None for p in learner.parameters())

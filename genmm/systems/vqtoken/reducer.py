@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
-from genmm.systems.vqtoken.baselines import BASELINES, Kept
+from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
@@ -47,7 +47,7 @@ def reduce(
     tokens: Tensor,
     budget: Budget | int = 32,
     *,
-    method: str = "vqtoken",
+    method: str | TokenLearner = "vqtoken",
     block: nn.Module | None = None,
     frame_mask: Tensor | None = None,
     seeds: Sequence[int] | None = None,
@@ -57,7 +57,8 @@ def reduce(
     """Reduce B clips of one grid size; a clip's result does not depend on the others.
 
     Shapes: tokens [B, T, H, W, D] floating; frame_mask [B, T] bool, True at real frames (a prefix of each clip).
-    Args: `method` is vqtoken or a baseline; `block` turns codebook and map into tokens (default: the codebook itself);
+    Args: `method` is vqtoken, a baseline, or a trained TokenLearner (its map says which token looks at a cell most, its
+    number of tokens is the budget); `block` turns codebook and map into tokens (default: the codebook itself);
     `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens.
     Gradients reach the tokens through the codebook; labels are constants.
     Raises: ShapeError, UsageError.
@@ -70,6 +71,8 @@ def reduce(
     mask = frame_mask[:, :, None, None].expand(-1, -1, height, width).flatten(1)
     rows = tokens.flatten(1, 3)
     started = time.perf_counter()
+    if isinstance(method, TokenLearner):
+        return _learned(rows, mask, tokens.shape[1:4], method)
     if method == "vqtoken":
         found, stats, curve = _clustered(rows, mask, budget, seeds, kmeans)
         codebook, labels = cluster_codebook(rows, found, scale), found.labels
@@ -85,12 +88,12 @@ def reduce(
     return from_map(codebook, index_map, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
 
 
-def _check(tokens: Tensor, frame_mask: Tensor | None, method: str) -> None:
+def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner) -> None:
     if tokens.ndim != 5 or not tokens.is_floating_point() or not tokens.numel():
         raise ShapeError(f"tokens must be floating [B, T, H, W, D], none 0, got {tokens.dtype} {tuple(tokens.shape)}")
     if frame_mask is not None and frame_mask.shape != tokens.shape[:2]:
         raise ShapeError(f"frame_mask must be {tuple(tokens.shape[:2])}, got {tuple(frame_mask.shape)}")
-    if method not in METHODS:
+    if not isinstance(method, TokenLearner) and method not in METHODS:
         raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
 
 
@@ -117,6 +120,21 @@ def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Ten
         mean_length = lengths.sum((1, 2)) / found.counts.sum(1).clamp_min(1)
         means = torch.nn.functional.normalize(means, dim=-1) * mean_length[:, None, None]
     return means.to(rows.dtype)
+
+
+def _learned(rows: Tensor, mask: Tensor, grid: torch.Size, learner: TokenLearner) -> ReducedVideo:
+    lengths = mask.view(-1, *grid).flatten(2).any(2).sum(1).clamp_min(1)  # frames of each clip
+    t, h, w = (torch.arange(n, device=rows.device) for n in grid)
+    time_share = ((t + 0.5) / lengths.unsqueeze(1)).view(-1, grid[0], 1, 1).expand(-1, *grid)
+    height = ((h + 0.5) / grid[1]).view(1, 1, -1, 1).expand(len(rows), *grid)
+    width = ((w + 0.5) / grid[2]).view(1, 1, 1, -1).expand(len(rows), *grid)
+    places = torch.stack([time_share, height, width], -1).flatten(1, 3)
+    finite = torch.isfinite(rows).all(-1)
+    valid = mask & finite
+    made, weights = learner(torch.where(finite.unsqueeze(-1), rows, torch.zeros_like(rows)), valid, places)
+    owner = torch.where(valid, weights.argmax(1), torch.full_like(mask, -1, dtype=torch.int64))
+    every = valid.any(1, keepdim=True).expand(-1, learner.count)
+    return from_map(made, owner.view(-1, *grid), tokens=made, token_mask=every)
 
 
 def _by_baseline(
