@@ -117,8 +117,14 @@ def find_model(name: str | os.PathLike[str]) -> ModelInfo:
     known = ", ".join(dict.fromkeys(path.name for _, path in _candidates())) or "none"
     raise UsageError(
         f"there is no model or checkpoint folder {text[:200]!r}; models here: {known}. "
-        "`genmm models` describes them, `genmm pull` fetches more"
+        f"`genmm models` describes them, {_ways_to_more(text)}"
     )
+
+
+def _ways_to_more(name: str) -> str:
+    """How a missing model can be had; a system may have none of its own here."""
+    trains = f", `genmm fit --config configs/{name}/demo.yaml` trains one for --model FOLDER"
+    return f"`genmm pull` fetches more{trains if name in SYSTEMS else ''}"
 
 
 def check_model_name(name: str) -> str:

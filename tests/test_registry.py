@@ -129,6 +129,14 @@ def test_an_unknown_name_lists_what_there_is(homes, monkeypatch, name):
         registry.load(name)
 
 
+@pytest.mark.parametrize("system", [name for name in registry.SYSTEMS if name != "tiny"])
+def test_a_system_without_a_model_says_how_to_train_one(homes, system):
+    with pytest.raises(UsageError) as caught:
+        registry.find_model(system)
+    config = str(caught.value).partition("--config ")[2].partition("`")[0]
+    assert (Path(registry.__file__).parents[1] / config).is_file()
+
+
 def test_a_broken_model_is_listed_with_its_problem_and_refused(homes):
     folder = make(homes["pulled"] / "broken")
     (folder / "model.safetensors").write_bytes(b"\0" * 100)
