@@ -97,7 +97,7 @@ def test_demo_serves_on_this_machine_only_and_installs_first(project):
 
 def test_test_adds_the_test_extras_and_runs_everything(project):
     calls = project.make("test")
-    assert any(call.endswith('-e .[test]') for call in calls)
+    assert any(call.endswith("-e .[test]") for call in calls)
     assert calls[-1].startswith("-m pytest -n 2")
     assert "slow or not slow" in calls[-1]
     assert len(project.make("test")) == 1

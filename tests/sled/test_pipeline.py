@@ -151,9 +151,7 @@ def test_saving_writes_sound_and_recipe_that_makes_it_again(speaking, tmp_path, 
     recipe = read_recipe(sound)
     assert recipe["task"] == "speech" and recipe["settings"]["text"] == "Seven four"
     settings = {
-        name: value
-        for name, value in recipe["settings"].items()
-        if name not in ("text", "voice", "takes", "precision")
+        name: value for name, value in recipe["settings"].items() if name not in ("text", "voice", "takes", "precision")
     }
     again = speaking.generate(
         recipe["settings"]["text"], voice=recipe["settings"]["voice"], seeds=recipe["seeds"], settings=settings
