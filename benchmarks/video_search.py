@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -80,10 +81,16 @@ def _row(pipeline: VqTokenPipeline, index: VideoIndex, clips: list[Path], change
     )
 
 
+@functools.lru_cache(maxsize=128)
+def _frames(clip: Path) -> np.ndarray:
+    """All pictures of a clip, small, read once for all changes."""
+    return read_video(clip, fps=8, max_side=240, sound=False).frames
+
+
 def changed(clip: Path, change: str, seed: int) -> np.ndarray:
     """Two seconds of a clip at 8 frames a second, changed, [T, H, W, 3] uint8."""
     rng = np.random.default_rng(derive_seed(3, change, seed))
-    frames = read_video(clip, fps=8, max_side=240, sound=False).frames
+    frames = _frames(clip)
     start = int(rng.integers(max(1, len(frames) - 16)))
     x = frames[start : start + 16].astype(np.float32)
     height, width = x.shape[1:3]
