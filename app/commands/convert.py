@@ -8,7 +8,7 @@ from pathlib import Path
 DESCRIPTION = """\
 Turn a published checkpoint, fetched by hand, into a folder that --model takes.
 `genmm pull` does the same including the download. Weights keep their values and
-number format; pickles (.bin, .pt, .ckpt) are never opened. The new folder appears
+number format; nothing in a pickle (.bin, .pt, .ckpt) is ever run. The new folder appears
 only after the model in it has spoken a moment of sound."""
 SLED_DESCRIPTION = """\
 Convert SLED-TTS (ICTNLP/SLED-TTS-Libriheavy or -Streaming-Libriheavy) together with
