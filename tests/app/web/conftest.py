@@ -16,6 +16,15 @@ QUEUE_MAX = 3
 """Jobs that may wait on the test server."""
 FILE_BYTES = 600_000
 """Largest upload of the test server."""
+PATIENCE_S = 300.0
+"""What takes longer hangs; a busy machine is no reason to fail."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test of the page twice that time."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE_S))
 
 
 def noise(seconds: float, sample_rate: int = 16_000) -> np.ndarray:
@@ -152,7 +161,7 @@ def recording(tmp_path: Path) -> Path:
 def until() -> Callable[..., None]:
     """Waits for a condition: `until(lambda: ..., "what")`."""
 
-    def wait(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    def wait(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end, f"waited {timeout_s:g} s for {what}; threads: {threading.enumerate()}"

@@ -16,7 +16,7 @@ from app.web import speech
 from app.web.main import TABS
 from genmm.core.events import PartialAudio
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -29,6 +29,8 @@ ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 TEXT = "#speech-text textarea"
+PATIENCE_MS = 300_000
+"""What takes longer hangs; a busy machine is no reason to fail."""
 
 
 def chromium() -> str | None:
@@ -52,6 +54,7 @@ def browser() -> Iterator:
 def tab(browser, page) -> Iterator:
     """A browser tab on the page; fails at the end when the page talked to another server or threw an error."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_MS)
     tab = context.new_page()
     foreign, broken, segments = [], [], []
 
@@ -65,7 +68,7 @@ def tab(browser, page) -> Iterator:
     tab.on("pageerror", lambda error: broken.append(str(error)))
     tab.segments = segments
     tab.goto(page)
-    tab.wait_for_selector(TEXT, timeout=60_000)
+    tab.wait_for_selector(TEXT)
     yield tab
     context.close()
     assert foreign == []
@@ -103,10 +106,10 @@ def held(monkeypatch) -> Iterator[threading.Event]:
 def test_sound_starts_before_the_sentence_is_finished(tab, held, until):
     tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
-    until(lambda: _tick(tab) or bool(tab.segments), "a piece of sound to be fetched", timeout_s=90)
+    until(lambda: _tick(tab) or bool(tab.segments), "a piece of sound to be fetched")
     assert tab.locator(".gm-note-done").count() == 0
     held.set()
-    tab.wait_for_selector(".gm-note-done", timeout=90_000)
+    tab.wait_for_selector(".gm-note-done")
     assert tab.locator("#speech-result").is_visible()
     shown = tab.locator(".gm-picture:visible")
     assert shown.count() == 1
@@ -118,31 +121,32 @@ def test_cancel_stops_and_the_next_run_works(tab, held, server, until):
     press(tab, "Speak")
     until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
     press(tab, "Cancel")
-    tab.wait_for_selector(".gm-note-stopped", timeout=30_000)
+    tab.wait_for_selector(".gm-note-stopped")
     until(lambda: _tick(tab) or not server.runs.active(), "the run to end")
     held.set()
     tab.fill(TEXT, "one")
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    tab.wait_for_selector(".gm-note-done")
 
 
 def test_cancel_takes_a_waiting_run_out_of_the_line(tab, held, browser, page, server, until):
     other = browser.new_context().new_page()
+    other.set_default_timeout(PATIENCE_MS)
     other.goto(page)
-    other.wait_for_selector(TEXT, timeout=60_000)
+    other.wait_for_selector(TEXT)
     tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
     until(lambda: _tick(tab) or bool(server.runs.active()), "the run to start")
     other.fill(TEXT, "one")
     press(other, "Speak")
-    other.wait_for_selector(".gm-progress:has-text('Waiting for 1 job')", timeout=30_000)
+    other.wait_for_selector(".gm-progress:has-text('Waiting for 1 job')")
     press(other, "Cancel")
-    other.wait_for_selector(".gm-note-stopped", timeout=30_000)
+    other.wait_for_selector(".gm-note-stopped")
     assert len(server.runs.active()) == 1  # the other visitor's run goes on
     press(tab, "Cancel")
     held.set()
     press(other, "Speak")
-    other.wait_for_selector(".gm-note-done", timeout=60_000)
+    other.wait_for_selector(".gm-note-done")
     other.context.close()
 
 
@@ -150,7 +154,7 @@ def test_cancel_takes_a_waiting_run_out_of_the_line(tab, held, browser, page, se
 def test_a_mistake_is_said_before_anything_starts(tab, text, said):
     tab.fill(TEXT, text)
     press(tab, "Speak")
-    tab.wait_for_selector(".toast-body", timeout=30_000)
+    tab.wait_for_selector(".toast-body")
     assert said in tab.locator(".toast-body").first.inner_text()
     assert tab.get_by_role("button", name="Speak", exact=True).first.is_enabled()
 
@@ -160,15 +164,15 @@ def test_after_a_failed_run_the_reason_stays_and_the_next_run_works(tab, tmp_pat
     tab.get_by_label("Voice").first.click()
     tab.get_by_role("option", name="Own recording").click()
     tab.locator("#speech-recording input[type=file]").set_input_files(str(tmp_path / "voice.wav"))
-    tab.wait_for_selector("#speech-recording audio", state="attached", timeout=30_000)
+    tab.wait_for_selector("#speech-recording audio", state="attached")
     tab.fill(TEXT, "one")
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-note-problem", timeout=60_000)
+    tab.wait_for_selector(".gm-note-problem")
     assert "voice.wav cannot be read" in tab.locator(".gm-note-problem").inner_text()
     tab.get_by_label("Voice").first.click()
     tab.get_by_role("option").first.click()
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    tab.wait_for_selector(".gm-note-done")
 
 
 def _tick(tab) -> bool:
@@ -199,19 +203,19 @@ def test_a_recipe_brings_the_settings_back(tab, tmp_path: Path):
     path.write_text(json.dumps(recipe))
     tab.locator(".gm-flat button").first.click()
     tab.locator("input[type=file][accept^='.json']").set_input_files(str(path))
-    tab.wait_for_function(f"document.querySelector('{TEXT}').value === 'four five six'", timeout=30_000)
+    tab.wait_for_function(f"document.querySelector('{TEXT}').value === 'four five six'")
     assert tab.get_by_label("Seed").first.input_value() == "12, 34"
     assert tab.get_by_label("Voice").first.input_value() == "Anna"
     assert "pause_s = 0.4" in tab.locator("body").inner_text()
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    tab.wait_for_selector(".gm-note-done")
     assert "in 2 takes" in tab.locator(".gm-note-done").inner_text()
 
 
 def test_markup_in_the_text_is_shown_as_text(tab):
     tab.fill(TEXT, "<img src=x onerror=window.hacked=1> {{value}} ${6*7} one")
     press(tab, "Speak")
-    tab.wait_for_selector(".gm-note-done", timeout=60_000)
+    tab.wait_for_selector(".gm-note-done")
     tab.get_by_role("tab", name="History").click()
     tab.locator(".gm-gallery button").first.click()
     said = tab.locator(".gm-said")
@@ -224,9 +228,10 @@ def test_markup_in_the_text_is_shown_as_text(tab):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_phone_in_both_colour_schemes(browser, page, scheme):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE_MS)
     tab = context.new_page()
     tab.goto(page)
-    tab.wait_for_selector(TEXT, timeout=60_000)
+    tab.wait_for_selector(TEXT)
     for name in [*(made.title for made in TABS), "History", "Status"]:
         open_tab(tab, name)
         tab.wait_for_timeout(300)

@@ -118,7 +118,7 @@ def test_an_uploaded_voice_is_used(connect, recording):
 def test_sound_arrives_in_pieces_before_the_end(connect):
     client = connect()
     job = client.submit(text="one two three four five six", seed="5", api_name="/speak_stream")
-    job.result(timeout=60)
+    job.result(timeout=300)
     updates = job.outputs()
     pieces = [piece for piece, _, info in updates if info["state"] == "speaking"]
     assert len(pieces) >= 2
@@ -162,7 +162,7 @@ def test_cancelling_one_run_frees_the_device_and_spares_others(connect, server, 
     waiting = second.submit(text="two", seed="4", api_name="/speak")
     assert [run.session for run in server.runs.active()] == [first.session_hash]
     long.cancel()
-    files, recipe = waiting.result(timeout=30)
+    files, recipe = waiting.result(timeout=300)
     assert len(files) == 1
     assert recipe["takes"][0]["seed"] == 4
     until(lambda: not server.runs.active(), "all runs to end")
@@ -177,7 +177,7 @@ def test_the_cancel_endpoint_stops_the_callers_runs_only(connect, server, until)
     assert len(server.runs.active()) == 1
     assert first.predict(api_name="/cancel") == 1
     with pytest.raises(Exception, match="cancelled"):
-        long.result(timeout=30)
+        long.result(timeout=300)
     until(lambda: not server.runs.active(), "the run to end")
 
 
@@ -189,16 +189,16 @@ def test_a_waiting_job_is_cancelled_at_once(connect, server, until):
     until(lambda: second.predict(api_name="/status")["queue_length"] == 1, "the job to wait")
     assert second.predict(api_name="/cancel") == 1
     with pytest.raises(Exception, match="cancelled"):
-        waiting.result(timeout=30)
+        waiting.result(timeout=300)
     assert len(server.runs.active()) == 1
     first.predict(api_name="/cancel")
     with pytest.raises(Exception, match="cancelled"):
-        long.result(timeout=30)
+        long.result(timeout=300)
 
 
 def test_a_client_that_leaves_does_not_hold_the_device(connect, server, until, page):
     session = "leaving-session"
-    with httpx.Client(base_url=page, timeout=30) as client:
+    with httpx.Client(base_url=page, timeout=300) as client:
         config = client.get("config").json()
         number = next(dep["id"] for dep in config["dependencies"] if dep["api_name"] == "speak_stream")
         data = ["one", "", "", None, "", None, None, 1, "", LONG]
@@ -207,7 +207,7 @@ def test_a_client_that_leaves_does_not_hold_the_device(connect, server, until, p
         with client.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
             next(line for line in stream.iter_lines() if "speaking" in line)
             assert len(server.runs.active()) == 1
-    until(lambda: not server.runs.active(), "the abandoned run to end", 40)
+    until(lambda: not server.runs.active(), "the abandoned run to end")
 
 
 def test_a_full_queue_says_so(connect, server, until):
@@ -228,7 +228,7 @@ def test_a_full_queue_says_so(connect, server, until):
         clients[0].predict(api_name="/cancel")
     served = [job for job in jobs[1:] if job not in refused]
     assert len(served) == 3
-    assert all(job.result(timeout=60) for job in served)
+    assert all(job.result(timeout=300) for job in served)
 
 
 def test_one_visitor_cannot_fill_the_queue(connect, page):
@@ -297,7 +297,7 @@ def test_a_cancelled_batch_goes_on_where_it_stopped(connect, server, until):
     job = client.submit(texts=texts, seed="2", api_name="/batch")
     until(lambda: any((info or {}).get("done", 0) >= 4 for _, info in job.outputs()), "four items")
     assert client.predict(api_name="/cancel") == 1
-    _, stopped = job.result(timeout=30)
+    _, stopped = job.result(timeout=300)
     assert stopped["state"] == "stopped"
     done = {item["id"] for item in stopped["items"]}
     assert 4 <= len(done) < 24
@@ -351,7 +351,7 @@ def test_no_address_is_fetched_for_a_visitor(page):
 @pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "../../../etc/passwd", "pyproject.toml"])
 def test_a_path_as_upload_is_not_opened(connect, page, path):
     assert join(page, "speak", speak_data(file_data(path))).status_code == 200  # queued, then refused
-    with httpx.stream("GET", f"{page}gradio_api/queue/data", params={"session_hash": "probe"}, timeout=30) as stream:
+    with httpx.stream("GET", f"{page}gradio_api/queue/data", params={"session_hash": "probe"}, timeout=300) as stream:
         last = next(line for line in stream.iter_lines() if "process_completed" in line)
     message = json.loads(last.removeprefix("data: "))
     assert message["success"] is False

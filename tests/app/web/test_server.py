@@ -92,7 +92,6 @@ def wait_until_it_answers(process: subprocess.Popen, address: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_sigterm_stops_it_and_leaves_nothing_behind(start, tmp_path):
     process, address = start()
     wait_until_it_answers(process, address)
@@ -107,7 +106,6 @@ def test_sigterm_stops_it_and_leaves_nothing_behind(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_sigterm_while_it_starts_leaves_nothing_behind_either(start, tmp_path):
     process, _ = start(TERM_WHILE_STARTING)
     said = process.communicate()[0]
