@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError
 from genmm.nn.vit import PATCH, VisionConfig, VisionTransformer
+from genmm.systems.vqtoken.config import FrameConfig, VqTokenConfig
 from models.base import BadStepPolicy, GenerativeModule, Stage
 from models.optim import OptimConfig
 
@@ -53,6 +54,7 @@ class VisionTask(GenerativeModule):
     def __init__(
         self,
         vision: VisionConfig = VisionConfig(),  # noqa: B008 - frozen
+        frames: FrameConfig = FrameConfig(),  # noqa: B008 - frozen
         objective: VisionObjective | None = None,
         optimizer: OptimConfig | None = None,
         bad_steps: BadStepPolicy | None = None,
@@ -60,12 +62,13 @@ class VisionTask(GenerativeModule):
         """
         Args:
             vision: Sizes of the transformer.
+            frames: How the exported model turns videos into frames.
             objective: What is minimised.
             optimizer: AdamW, schedule and decay settings.
             bad_steps: What to do when a gradient is NaN or infinite.
         """
         super().__init__(optimizer=optimizer, bad_steps=bad_steps)
-        self.objective = objective or VisionObjective()
+        self.objective, self.frames = objective or VisionObjective(), frames
         self.vision = VisionTransformer(vision)
         self.paint = nn.Linear(vision.width, 3 * PATCH * PATCH)
         self.project = nn.Sequential(
@@ -113,10 +116,9 @@ class VisionTask(GenerativeModule):
     def export(self, folder: str | Path) -> Path:
         """Write a VQToken folder whose encoder is this transformer; its reducer is untrained until an answer task
         starts from the folder."""
-        from genmm.systems.vqtoken.config import VqTokenConfig
         from genmm.systems.vqtoken.pipeline import VqTokenPipeline
 
-        config = VqTokenConfig(vision=self.vision.config)
+        config = VqTokenConfig(vision=self.vision.config, frames=self.frames)
         pipeline = VqTokenPipeline.fresh(config)
         pipeline.vision.load_state_dict(self.vision.state_dict())
         return pipeline.save(folder)
