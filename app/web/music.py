@@ -24,10 +24,10 @@ from app.web.controls import (
     takes_choice,
     waiting_html,
 )
-from app.web.history import Entry, Visit
+from app.web.history import Visit
 from app.web.messages import reported
-from app.web.music_view import facts_html, recipe_values, summary, understood_html
-from app.web.music_wave import moved_region, region_picture, seconds_at
+from app.web.music_region import Region
+from app.web.music_view import entries, facts_html, recipe_values, summary, understood_html
 from app.web.music_work import (
     KINDS,
     SYSTEM,
@@ -44,9 +44,8 @@ from app.web.runs import stream_events
 from app.web.sound import Sound
 from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, GenmmError, UsageError
+from genmm.core.errors import Cancelled, GenmmError
 from genmm.core.events import Finished, Progress
-from genmm.media.audio import read_audio
 from genmm.systems.melodyflow.request import MusicSettings
 
 __all__ = ["MusicTab"]
@@ -129,15 +128,7 @@ class MusicTab:
                 elem_id="music-source",
             )
             with gr.Column(visible=False) as self.region_group:
-                self.wave = gr.Image(
-                    label="Click the start, then the end of the part to make anew",
-                    interactive=False,
-                    buttons=[],
-                    elem_id="music-wave",
-                )
-                with gr.Row():
-                    self.start_s = gr.Number(0.0, label="Start (s)", info="Where the new part begins.", minimum=0)
-                    self.end_s = gr.Number(0.0, label="End (s)", info="Where it ends.", minimum=0)
+                self.region = Region(self.server.settings.limits)
             with gr.Column(visible=False) as self.edit_group:
                 self.strength = gr.Slider(
                     0, 1, value=0.9, step=0.05, label="Strength",
@@ -150,7 +141,6 @@ class MusicTab:
                     info="Regularised follows the text better; plain is faster and keeps more of the recording.",
                     elem_classes=["gm-compact"],
                 )
-        self.click = gr.State({"start": True, "seconds": 0.0})
 
     def _draw_settings(self) -> None:
         start = self._start()
@@ -209,8 +199,8 @@ class MusicTab:
     def _inputs(self) -> list[Any]:
         return [
             self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.source,
-            self.strength, self.method, self.start_s, self.end_s, self.model, self.guidance, self.steps, self.takes,
-            self.seed.box, self.more,
+            self.strength, self.method, self.region.start_s, self.region.end_s, self.model, self.guidance, self.steps,
+            self.takes, self.seed.box, self.more,
         ]  # fmt: skip
 
     @property
@@ -251,10 +241,7 @@ class MusicTab:
             [self.text.change, self.bpm.change, self.music_key.change, self.model.change],
             self._understood, [self.text, self.bpm, self.music_key, self.model], self.line, **SILENT,
         )  # fmt: skip
-        region = [self.start_s, self.end_s]
-        self.source.change(self._heard, self.source, [self.wave, *region, self.click], **QUICK)
-        self.wave.select(self._clicked, [self.source, *region, self.click], [self.wave, *region, self.click], **QUICK)
-        gr.on([self.start_s.submit, self.end_s.submit], self._redrawn, [self.source, *region], self.wave, **QUICK)
+        self.region.connect(self.source)
         self.model.input(self._model_changed, self.model, [self.guidance, self.steps], **QUICK)
         self.edit_this.click(_as_source, [self.made, self.take], [self.kind, self.source], **SILENT)
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._recipe_controls, **QUICK)
@@ -326,7 +313,7 @@ class MusicTab:
             **dict(zip(self._shown_take, self._show_take(made, 0), strict=True)),
             self.made: made,
             self.seed.last: tuple(take.seed for take in made.takes),
-            self.page.history.visit: self.page.history.added(visit, _entries(made)),
+            self.page.history.visit: self.page.history.added(visit, entries(made)),
         }
 
     async def _cancel(self, request: gr.Request) -> str:
@@ -356,36 +343,6 @@ class MusicTab:
             return understood_html(understood(text or "", float(bpm) if bpm else None, key or ""))
         except GenmmError as error:
             return understood_html(str(error))
-
-    # ------------------------------------------------------------ the recording and its region
-
-    def _heard(self, path: str | None) -> tuple[Any, ...]:
-        with reported(self.key):
-            if not path:
-                return None, 0.0, 0.0, {"start": True, "seconds": 0.0}
-            audio = read_audio(path, limits=self.server.settings.limits)
-            region = (round(audio.seconds * 0.4, 2), round(audio.seconds * 0.6, 2))
-            state = {"start": True, "seconds": audio.seconds}
-            return region_picture(audio.samples, audio.seconds, region), *region, state
-
-    def _clicked(
-        self, path: str | None, start_s: float, end_s: float, state: dict[str, Any], event: gr.SelectData
-    ) -> tuple[Any, ...]:
-        """A click on the waveform: the start, then the end, and so on in turn."""
-        with reported(self.key):
-            if not path or not state["seconds"]:
-                raise UsageError("give a recording first")
-            place = seconds_at(event.index[0], state["seconds"])
-            start, end = moved_region((float(start_s or 0), float(end_s or 0)), place, state["start"], state["seconds"])
-            state = {**state, "start": not state["start"]}
-            return self._redrawn(path, start, end), round(start, 2), round(end, 2), state
-
-    def _redrawn(self, path: str | None, start_s: float, end_s: float) -> Any:
-        with reported(self.key):
-            if not path:
-                return None
-            audio = read_audio(path, limits=self.server.settings.limits)
-            return region_picture(audio.samples, audio.seconds, (float(start_s or 0), float(end_s or 0)))
 
     # ------------------------------------------------------------ recipes and results of other tabs
 
@@ -431,19 +388,3 @@ def _as_source(made: Composed | None, number: int) -> tuple[Any, Any]:
     if made is None:
         return gr.skip(), gr.skip()
     return "edit", str(made.takes[int(number or 0)].path)
-
-
-def _entries(made: Composed) -> list[Entry]:
-    several = len(made.takes) > 1
-    return [
-        Entry(
-            task="music",
-            media="audio",
-            title=made.text or KINDS[made.kind],
-            path=take.path,
-            recipe=take.recipe,
-            thumbnail=take.thumbnail,
-            facts=", ".join([*([f"take {n}"] if several else []), f"{take.seconds:.1f} s", f"seed {take.seed}"]),
-        )
-        for n, take in enumerate(made.takes, 1)
-    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.web.history import Entry
 from app.web.messages import escape
 from app.web.music_work import KINDS, MAX_TAKES, SYSTEM, Composed, MusicTake, model_settings
 from app.web.pool import ModelPool
@@ -14,7 +15,7 @@ from genmm.core.errors import UsageError
 from genmm.core.limits import Limits
 from genmm.systems.melodyflow.request import MusicSettings
 
-__all__ = ["facts_html", "recipe_values", "summary", "understood_html"]
+__all__ = ["entries", "facts_html", "recipe_values", "summary", "understood_html"]
 
 ON_THE_PAGE = ("guidance", "steps")
 """Settings that have a control of their own."""
@@ -81,3 +82,20 @@ def recipe_values(recipe: dict[str, Any], pool: ModelPool, limits: Limits) -> li
 
 def _number(value: Any) -> float | int | None:
     return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
+
+def entries(made: Composed) -> list[Entry]:
+    """The takes for the history of this visit."""
+    several = len(made.takes) > 1
+    return [
+        Entry(
+            task="music",
+            media="audio",
+            title=made.text or KINDS[made.kind],
+            path=take.path,
+            recipe=take.recipe,
+            thumbnail=take.thumbnail,
+            facts=", ".join([*([f"take {n}"] if several else []), f"{take.seconds:.1f} s", f"seed {take.seed}"]),
+        )
+        for n, take in enumerate(made.takes, 1)
+    ]

@@ -29,6 +29,7 @@ __all__ = [
     "KINDS",
     "MAX_TAKES",
     "SYSTEM",
+    "WITH_SOURCE",
     "Composed",
     "MusicForm",
     "MusicTake",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,16 @@ def pipeline(model_folder: Path) -> object:
     from genmm.systems.melodyflow.pipeline import MelodyFlowPipeline
 
     return MelodyFlowPipeline.from_folder(model_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def page(model_folder: Path) -> Iterator[str]:
+    """Address of a running page with the tiny music model."""
+    from app.web.main import build, launch
+    from app.web.settings import WebSettings
+
+    demo = build(WebSettings(port=0, model=str(model_folder), device="cpu"))
+    yield launch(demo)
+    demo.genmm_server.runs.cancel_all()
+    demo.close(verbose=False)
+    demo.genmm_server.storage.close()

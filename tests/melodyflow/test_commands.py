@@ -76,6 +76,49 @@ def test_wrong_usage_ends_with_2_and_a_plain_sentence(here, capsys, line, messag
     assert message in said and "Traceback" not in said
 
 
+def odd_sound(kind: str) -> tuple[np.ndarray, int]:
+    """Samples [S, C] and rate of a sound that is out of the ordinary."""
+    tone = chirp(1.0).samples.T
+    broken = tone.copy()
+    broken[100:200] = np.nan
+    return {
+        "nan": (broken, 8000),
+        "8 kHz mono": (tone[:, :1], 8000),
+        "5.1": (np.tile(np.repeat(tone[:, :1], 6, 1), (6, 1)), 48000),
+        "192 kHz": (np.tile(tone, (24, 1)), 192000),
+        "silent": (np.zeros((8000, 2), np.float32), 8000),
+        "0.1 s": (tone[:800], 8000),
+        "six minutes": (np.tile(tone, (360, 1)), 8000),
+        "all nan": (np.full((8000, 2), np.nan, np.float32), 8000),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "said"),
+    [
+        ("nan", 0, "not finite numbers"),
+        ("8 kHz mono", 0, "mixed to 2"),
+        ("5.1", 0, "mixed to 2"),
+        ("192 kHz", 0, "seed 1"),
+        ("silent", 2, "silent"),
+        ("0.1 s", 2, "at least 0.5"),
+        ("six minutes", 2, "limit is 300"),
+        ("all nan", 2, "finite"),
+    ],
+)
+def test_odd_recordings_are_repaired_with_a_note_or_refused(here, capsys, kind, code, said):
+    import soundfile
+
+    samples, rate = odd_sound(kind)
+    soundfile.write(here / "odd.wav", samples, rate, subtype="FLOAT")
+    line = ["edit", "odd.wav", "organ", "--strength", "0.3", "--method", "plain", "--seed", "1", "-o", "o.wav"]
+    assert run(*line) == code
+    message = capsys.readouterr().err
+    assert said in message and "Traceback" not in message
+    if code == 0:
+        assert read_audio(here / "o.wav").samples.shape[0] == 2
+
+
 def test_batches_make_every_kind(here, capsys):
     rows = [
         {"id": "new", "text": TEXT, "seconds": 1, "seed": 4},

@@ -29,19 +29,6 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def page(model_folder) -> Iterator[str]:
-    """Address of a running page with the tiny music model."""
-    from app.web.main import build, launch
-    from app.web.settings import WebSettings
-
-    demo = build(WebSettings(port=0, model=str(model_folder), device="cpu"))
-    yield launch(demo)
-    demo.genmm_server.runs.cancel_all()
-    demo.close(verbose=False)
-    demo.genmm_server.storage.close()
-
-
 def test_make_edit_and_patch(browser, page, tmp_path):
     context = browser.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True)
     tab = context.new_page()

@@ -101,9 +101,9 @@ def test_every_control_is_explained(pool):
 
     tab = MusicTab()
     with gr.Blocks():
-        tab.server = SimpleNamespace(pool=pool)
+        tab.server = SimpleNamespace(pool=pool, settings=SimpleNamespace(limits=Limits()))
         tab._draw_form()
     kinds = (gr.Slider, gr.Radio, gr.Textbox, gr.Number, gr.Dropdown)
-    controls = [value for value in vars(tab).values() if isinstance(value, kinds)]
+    controls = [value for value in [*vars(tab).values(), *vars(tab.region).values()] if isinstance(value, kinds)]
     assert len(controls) > 12 and [control.label for control in controls if not control.info] == []
     assert tab.steps.value == model_settings(pool, None).steps

@@ -37,6 +37,18 @@ def test_the_identity_equals_an_explicit_zero_key(masked):
         torch.testing.assert_close(attend_with_zero(query, key, value, bias), expected, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_kernels_of_a_gpu_agree_with_the_written_out_form(number, masked):
+    parts = [heads(2, 3, 70, 16), heads(2, 3, 37, 16), heads(2, 3, 37, 16)]
+    bias = mask_bias(torch.cat((torch.ones(2, 20), torch.zeros(2, 17)), 1)).cuda() if masked else None
+    expected = attend_with_zero_plain(*(part.cuda() for part in parts), bias)
+    with torch.no_grad():
+        ours = attend_with_zero(*(part.cuda().to(number) for part in parts), bias)
+    torch.testing.assert_close(ours.float(), expected, atol=3e-2 if number == torch.bfloat16 else 1e-4, rtol=1e-2)
+
+
 def test_rows_without_any_key_give_exactly_zero_on_both_paths():
     query, key, value = heads(1, 2, 4, 8), heads(1, 2, 3, 8), heads(1, 2, 3, 8)
     bias = mask_bias(torch.zeros(1, 3))

@@ -195,3 +195,22 @@ def test_an_existing_folder_is_replaced_only_when_asked(published, tmp_path):
     with pytest.raises(UsageError, match="exists"):
         convert_melodyflow(published / "official", published / "t5-base", out)
     convert_melodyflow(published / "official", published / "t5-base", out, overwrite=True)
+
+
+def test_the_recipe_of_pull_names_files_and_terms_and_its_converter_takes_them(published, tmp_path):
+    from importlib import import_module
+
+    from genmm.hub import find_recipe
+
+    recipe, events = find_recipe("melodyflow"), []
+    assert "NC" in recipe.sources[0].licence_note and "commercial" in recipe.title
+    for source, folder in zip(recipe.sources, ("official", "t5-base"), strict=True):
+        assert {path.name for path in (published / folder).iterdir()} >= set(source.files)
+    module, _, name = recipe.converter.partition(":")
+    origin = {source.repo: "a" * 40 for source in recipe.sources}
+    out = getattr(import_module(module), name)(
+        published / "official", published / "t5-base", tmp_path / "pulled", licence="cc-by-nc-4.0", origin=origin,
+        overwrite=True, on_event=events.append, **recipe.options,
+    )  # fmt: skip
+    assert read_config(out)["origin"] == origin and [event.done for event in events] == [0, 1, 2, 3, 4]
+    assert "CC BY-NC 4.0" in (out / "README.md").read_text()
