@@ -120,6 +120,13 @@ def interval(values: np.ndarray) -> dict[str, float]:
     return {"value": round(found.value, 4), "low": round(found.low, 4), "high": round(found.high, 4)}
 
 
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean [videos] over the runs [runs, videos] that have a value; NaN where none has."""
+    known = np.isfinite(values)
+    total = np.where(known, values, 0.0).sum(0)
+    return np.where(known.any(0), total / np.maximum(1, known.sum(0)), np.nan)
+
+
 def signed_interval(values: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Mean of differences with its 95 % bootstrap interval over videos."""
     picks = np.random.default_rng(seed).integers(0, len(values), (2000, len(values)))
@@ -165,7 +172,7 @@ def study_scenes(args: argparse.Namespace) -> dict[str, Any]:
             "v, trained without sound": interval(np.mean(alone, axis=0)),
             "transfer": signed_interval(mean["v"] - np.mean(alone, axis=0)),
             "HIT@1, av": interval(np.mean(hits, axis=0)),
-            "boundary error in s, av": interval(np.nanmean(borders, axis=0)),
+            "boundary error in s, av": interval(_mean_of_known(np.array(borders))),
         }
     return report
 

@@ -144,9 +144,9 @@ class HighlightsTab:
                 label="Best pictures",
                 show_label=False,
                 columns=4,
-                height="auto",
+                height=190,
                 allow_preview=False,
-                object_fit="cover",
+                object_fit="contain",
                 buttons=[],
                 interactive=False,
             )

@@ -20,6 +20,8 @@ AUDIO_SIZE = 3 * BANDS + 4
 """Mean, deviation and maximum of the bands; mean and maximum of the onset strength, and of the loudness in dB."""
 ONSET_COLUMN, LOUDNESS_COLUMN = 3 * BANDS, 3 * BANDS + 2
 """Columns of the mean onset strength and of the mean loudness."""
+LOUDEST = 4.0
+"""Samples of float files beyond this are cut."""
 FLOOR_DB = -80.0
 """Anything quieter counts as this, so that silence has a finite logarithm."""
 SILENCE_DB = -50.0
@@ -33,6 +35,8 @@ class SoundDescriber:
 
     def __init__(self) -> None:
         self._waiting = np.zeros(0, np.float32)
+        self._arrived: list[np.ndarray] = []
+        self._arrived_samples = 0
         self._hops = 0
         self._hops_of_step: list[np.ndarray] = []
         self._step = 0
@@ -43,9 +47,18 @@ class SoundDescriber:
         """Samples so far."""
 
     def push(self, samples: np.ndarray) -> None:
-        """Add samples [S] float32, full scale at 1."""
+        """Add samples [S] float32, full scale at 1; NaN counts as silence. They are described a second at a time."""
         self.samples += len(samples)
-        self._waiting = np.concatenate([self._waiting, samples])
+        self._arrived.append(samples)
+        self._arrived_samples += len(samples)
+        if self._arrived_samples >= RATE:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Describe all whole windows of what has arrived."""
+        new = np.concatenate([self._waiting, *self._arrived])
+        self._waiting = np.nan_to_num(new, nan=0.0, posinf=0.0, neginf=0.0).clip(-LOUDEST, LOUDEST)
+        self._arrived, self._arrived_samples = [], 0
         count = (len(self._waiting) - WINDOW) // HOP + 1
         while count > 0:
             part = min(count, 400)
@@ -55,12 +68,12 @@ class SoundDescriber:
 
     def finish(self) -> np.ndarray:
         """The description [T, AUDIO_SIZE] float32 of everything; T = ceil(seconds)."""
-        if self.samples and len(self._waiting):
-            self.push_padding()
+        self._take_in()
+        self._describe_rest()
         self._close_step()
         return np.stack(self.rows) if self.rows else np.zeros((0, AUDIO_SIZE), np.float32)
 
-    def push_padding(self) -> None:
+    def _describe_rest(self) -> None:
         """Describe the last, incomplete window, filled up with silence."""
         missing = WINDOW - len(self._waiting)
         if missing > 0 and len(self._waiting) > HOP // 2:

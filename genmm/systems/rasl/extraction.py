@@ -190,8 +190,8 @@ class _SoundReader:
 
     def _place(self, frame: Any) -> None:
         """Fill the time up to a frame with silence where there is a gap, then add the frame."""
-        if frame.pts is not None and frame.time_base is not None:
-            begin_s = float(frame.pts * frame.time_base) - self._zero_s
+        if frame.time is not None:
+            begin_s = frame.time - self._zero_s
             gap_s = begin_s - self.seconds
             if GAP_S < gap_s <= self._media.limits.audio_s:
                 if self._resampler is not None:
@@ -216,8 +216,7 @@ class _SoundReader:
 
     def _take(self, frames: Any) -> None:
         for frame in frames:
-            samples = np.nan_to_num(frame.to_ndarray().reshape(-1), nan=0.0, posinf=0.0, neginf=0.0)
-            self._describer.push(samples.clip(-4.0, 4.0))
+            self._describer.push(frame.to_ndarray().reshape(-1))
 
     def _silence(self, samples: int) -> None:
         while samples > 0:
