@@ -46,9 +46,11 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}.partial{target.suffix}")
     try:
+        mode = _mode_of_new_files(temporary)
         yield temporary
         if not temporary.is_file():
             raise OSError(f"nothing was written to {temporary}, so {target} was not made")
+        os.chmod(temporary, mode)  # some writers (safetensors) make files that only their owner can read
         _sync_file(temporary)
         size = temporary.stat().st_size
         os.replace(temporary, target)
@@ -59,6 +61,14 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     sync_folder(target.parent)
     if not target.is_file() or target.stat().st_size != size:
         raise OSError(f"{target} was written, but is not there as written; another program may have changed it")
+
+
+def _mode_of_new_files(path: Path) -> int:
+    """Permissions that a plain new file gets here, by the user's umask; `path` is made and removed again."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    path.unlink()
+    return mode
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

@@ -54,6 +54,15 @@ def test_writing_nothing_is_an_error(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_files_have_the_permissions_of_plain_new_files_whoever_writes_them(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_path(tmp_path / "made") as temporary:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert (tmp_path / "made").stat().st_mode == plain.stat().st_mode
+
+
 def test_a_folder_is_no_target(tmp_path):
     with pytest.raises(UsageError, match="is a folder"), atomic_path(tmp_path):
         pass
