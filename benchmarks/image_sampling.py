@@ -101,12 +101,12 @@ def memory_section(device: torch.device, *, quick: bool) -> Section:
     log_p = stub_logits(rows, codes, tokens, 0.5).to(device)
     state = start_counts(codes, tokens, RowNoise(range(rows), device))
     noise = exponential_noise(torch.Generator().manual_seed(0))
-    own = OfficialSettings(draw_clean="topp")
+    own, p = OfficialSettings(draw_clean="topp"), log_p.exp()
     peaks = {
         "exact": peak_bytes(lambda: one_step(log_p, state, 0.5, DiffusionSettings(engine="exact")), device),
         "repair": peak_bytes(lambda: one_step(log_p, state, 0.5, DiffusionSettings(engine="repair")), device),
         "direct": peak_bytes(
-            lambda: official_step(log_p, state, 0.5, 0.54, tokens, own, lambda shape: noise(shape).to(device)), device
+            lambda: official_step(p, state, 0.5, 0.54, tokens, own, lambda shape: noise(shape).to(device)), device
         ),
     }
     if any(peak is None for peak in peaks.values()):

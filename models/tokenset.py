@@ -94,7 +94,8 @@ class TokenSetTask(GenerativeModule):
         step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self._trainer is not None else 0
         names = ("noise", stage, step if stage == "train" else batch_idx, self.global_rank)
         noise = RowNoise([derive_seed(run_seed(), *names, row) for row in range(rows)], clean.device)
-        noisy = noised_counts(clean, t, noise, process=self.process, engine=self.engine)
+        with torch.autocast(clean.device.type, enabled=False):
+            noisy = noised_counts(clean, t, noise, process=self.process, engine=self.engine)
         logits = self.network(noisy, t, given)
         per_row = clean_count_loss(logits, clean).sum(-1)  # nats of each set
         recall = torch.minimum(logits.argmax(-1), clean).sum() / clean.sum()

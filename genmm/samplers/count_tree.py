@@ -20,6 +20,8 @@ __all__ = ["CountTree", "SumError", "draw_by_tree", "maximise_by_tree", "tilt", 
 
 TILT_STEPS = 48
 """Most Newton steps; about 6 are needed, more where probabilities are extreme or the sum is at the end of its range."""
+MILD = 600.0
+"""Largest exponent that the fast way of tilting meets; float64 goes to 709."""
 TILT_LIMIT = 60.0
 """How far the tilt may go beyond the steepest entry: e^60 between neighbouring values leaves nothing to sharpen."""
 
@@ -34,18 +36,15 @@ def tilt(log_p: Tensor, total: Tensor, *, within: float = 1e-2) -> Tensor:
     Shapes: log_p [B, C, W] float, not normalised, -inf where impossible; total [B]. Conditioning on the sum undoes the
     tilt, so nothing changes but that the wanted sum becomes a likely one; an approximate theta serves as well.
     """
-    log_p = (log_p - log_p.amax(-1, keepdim=True)).clamp_(min=-1e30)  # a small number for -inf, as inf - inf is NaN
-    values = torch.arange(log_p.shape[-1], dtype=log_p.dtype, device=log_p.device)
-    squares = values.square()
-    goal = total.double()
-    steepest = log_p.masked_fill(log_p <= -1e30, 0.0).amin((1, 2)).double()  # no unit of a count costs more than this
-    low = steepest - TILT_LIMIT
+    log_p = (log_p - log_p.amax(-1, keepdim=True)).double().clamp_(min=-1e30)  # a small number for -inf - inf, NaN
+    steepest = log_p.masked_fill(log_p <= -1e30, 0.0).amin((1, 2))  # no unit of a count costs more than this
+    goal, low = total.double(), steepest - TILT_LIMIT
     high, theta, done = -low, torch.zeros_like(goal), torch.zeros_like(goal, dtype=torch.bool)
+    is_mild = not theta.is_cuda and float(low.min()) * log_p.shape[-1] > -MILD
+    moments = _LinearMoments(log_p) if is_mild else _LogMoments(log_p)
     for _ in range(TILT_STEPS):
-        p = (log_p + theta.to(log_p.dtype)[:, None, None] * values).softmax(-1)
-        mean = p @ values  # [B, C]
-        spread = (p @ squares - mean.square()).sum(-1, dtype=torch.float64)
-        off = goal - mean.sum(-1, dtype=torch.float64)
+        mean, spread = moments(theta)
+        off = goal - mean
         done |= off.abs() < within  # a row that is done stays as it is, whatever the others need
         if not theta.is_cuda and bool(done.all()):
             break
@@ -53,6 +52,34 @@ def tilt(log_p: Tensor, total: Tensor, *, within: float = 1e-2) -> Tensor:
         step = theta + off / spread.clamp_min(1e-12)
         theta = torch.where(done, theta, torch.where((step > low) & (step < high), step, 0.5 * (low + high)))
     return theta
+
+
+class _LinearMoments:
+    """Mean and variance of a row's sum under a tilt [B], with one exponential for each value instead of each entry."""
+
+    def __init__(self, log_p: Tensor) -> None:
+        self.p = log_p.exp()
+        values = torch.arange(log_p.shape[-1], dtype=torch.float64, device=log_p.device)
+        self.values, self.powers = values, torch.stack((torch.ones_like(values), values, values.square()), dim=-1)
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (theta[:, None] * self.values).exp()
+        sums = torch.bmm(self.p, weights[..., None] * self.powers)  # [B, C, 3]
+        mean = sums[..., 1] / sums[..., 0]
+        return mean.sum(-1), (sums[..., 2] / sums[..., 0] - mean.square()).sum(-1)
+
+
+class _LogMoments:
+    """The same where a tilt may be so steep that exponentials overflow."""
+
+    def __init__(self, log_p: Tensor) -> None:
+        self.log_p = log_p
+        self.values = torch.arange(log_p.shape[-1], dtype=torch.float64, device=log_p.device)
+
+    def __call__(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        p = (self.log_p + theta[:, None, None] * self.values).softmax(-1)
+        mean = p @ self.values
+        return mean.sum(-1), (p @ self.values.square() - mean.square()).sum(-1)
 
 
 def tilted(log_p: Tensor, theta: Tensor) -> Tensor:
@@ -67,14 +94,13 @@ def draw_by_tree(p: Tensor, total: Tensor, noise: RowNoise) -> Tensor:
     Shapes: p [B, C, W] float64, at least 0 (best from `tilted`); total [B] int64. Returns: counts [B, C] int64 that sum
     to total. Raises: SumError when a sum is impossible (on a CPU; on a GPU, which is not asked, such a row is wrong).
     """
-    tree = CountTree(p, int(total.max()) if total.device.type == "cpu" else None)
-    return tree.draw(total, noise)
+    return CountTree(p, max(0, int(total.max()))).draw(total, noise)
 
 
 class CountTree:
     """Distributions of all partial sums of a row's entries, from which counts can be drawn for any sum."""
 
-    def __init__(self, p: Tensor, highest: int | None = None) -> None:
+    def __init__(self, p: Tensor, highest: int) -> None:
         """Build the levels for p [B, C, W] float64; sums above `highest` are left out."""
         self.entries = p.shape[1]
         self.levels = _grown(p, highest)
@@ -89,8 +115,10 @@ class CountTree:
         """Counts [B, C] int64 that sum to total [B]. Raises: as `draw_by_tree`."""
         _check_possible(self.levels[-1][:, 0], total)
         sums = total[:, None]
-        for level in reversed(self.levels[:-1]):
-            sums = _split(level, sums, noise)
+        # Levels count their noise from the leaves, so that a row does not depend on how many entries others need.
+        streams = noise.fork().numbered(len(self.levels))
+        for level, own in zip(reversed(self.levels[:-1]), reversed(streams[:-1]), strict=True):
+            sums = _split(level, sums, own)
         return sums[:, : self.entries]
 
 
@@ -100,7 +128,7 @@ def maximise_by_tree(log_p: Tensor, total: Tensor) -> Tensor:
     Shapes: log_p [B, C, W], -inf where impossible; total [B]. Ties go to the smaller count of the left half.
     Raises: SumError when a sum is impossible.
     """
-    highest = int(total.max())
+    highest = max(0, int(total.max()))
     level = _padded(log_p.double(), -torch.inf)[..., : highest + 1]
     choices: list[Tensor] = []
     while level.shape[1] > 1:
@@ -125,11 +153,9 @@ def _padded(leaves: Tensor, nothing: float) -> Tensor:
     return torch.cat((leaves, more), dim=1)
 
 
-def _grown(p: Tensor, highest: int | None) -> list[Tensor]:
+def _grown(p: Tensor, highest: int) -> list[Tensor]:
     """All levels from the leaves to the root, each [B, N, L] and scaled to a largest value of 1."""
-    level = _padded(p, 0.0)
-    if highest is not None:
-        level = level[..., : highest + 1]
+    level = _padded(p, 0.0)[..., : highest + 1]
     levels = [level]
     while level.shape[1] > 1:
         level = _joined(level[:, 0::2], level[:, 1::2], highest)
@@ -138,10 +164,10 @@ def _grown(p: Tensor, highest: int | None) -> list[Tensor]:
     return levels
 
 
-def _joined(left: Tensor, right: Tensor, highest: int | None) -> Tensor:
+def _joined(left: Tensor, right: Tensor, highest: int) -> Tensor:
     """Convolution of pairs of nodes [B, N, L] -> [B, N, min(2 L - 1, T + 1)]."""
     length = left.shape[-1]
-    out_length = 2 * length - 1 if highest is None else min(2 * length - 1, highest + 1)
+    out_length = min(2 * length - 1, highest + 1)
     out = left.new_zeros(*left.shape[:2], out_length)
     for value in range(length):
         width = min(length, out_length - value)

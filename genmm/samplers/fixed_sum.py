@@ -26,7 +26,7 @@ __all__ = ["ENGINES", "CountPmf", "Engine", "RowNoise", "SumError", "map_fixed_s
 
 Engine = Literal["exact", "repair", "official"]
 ENGINES: tuple[str, ...] = get_args(Engine)
-BLOCK_NUMBERS = 4_000_000
+BLOCK_NUMBERS = 8_000_000
 """Rows are worked on in blocks of about so many values of p, which bounds the memory whatever the batch is."""
 
 
@@ -73,13 +73,14 @@ def sample_fixed_sum(
     temperature: float = 1.0,
     lower: Tensor | None = None,
     upper: Tensor | None = None,
+    highest: int | None = None,
 ) -> Tensor:
     """Draw one row of counts with the sum `total` for each row of a batch.
 
     Shapes: pmf as CountPmf or log-probabilities (or logits) [B, C, W] of the values 0..W-1; total a number or [B];
     lower and upper [B, C] or [C], inclusive. Returns: counts [B, C] int64, each row sums to its total and keeps the
     bounds ("official" guarantees neither). `temperature` divides the log-probabilities; 0 gives the most probable
-    counts. Randomness comes from `noise` alone, row by row.
+    counts. `highest` bounds all totals, so that a GPU need not be asked. Randomness comes from `noise` alone.
     Raises: SumError when no counts fit, UsageError for an unknown engine, NaN or a bad temperature.
     """
     pmf = pmf if isinstance(pmf, CountPmf) else CountPmf(pmf)
@@ -92,7 +93,8 @@ def sample_fixed_sum(
     totals = _totals(total, pmf.log_p)
     if temperature == 0.0:
         return map_fixed_sum(pmf, totals, lower=lower, upper=upper)
-    return _in_blocks(pmf, totals, noise, engine, temperature, lower, upper)
+    highest = total if isinstance(total, int) else highest
+    return _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest)
 
 
 def map_fixed_sum(
@@ -112,13 +114,15 @@ def map_fixed_sum(
     return torch.cat(out)
 
 
-def _in_blocks(pmf, totals, noise, engine, temperature, lower, upper) -> Tensor:
+def _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest) -> Tensor:
     draw = {"exact": draw_exact, "repair": draw_repaired, "official": draw_official}[engine]
     out, noise = [], noise.fork()
     for first, end in _blocks(pmf, totals):
         rows = pmf.rows(first, end)
         part = _prepared(rows, _rows_of(lower, first, end), _rows_of(upper, first, end), temperature)
-        found = draw(part.log_p, totals[first:end] - _offset(part), noise.rows(slice(first, end)))
+        rest = totals[first:end] - _offset(part)
+        bound = highest if highest is not None and rest.is_cuda else max(0, int(rest.max()))
+        found = draw(part.log_p, rest, noise.rows(slice(first, end)), bound)
         out.append(found if part.start is None else found + part.start)
     return out[0] if len(out) == 1 else torch.cat(out)
 
@@ -148,5 +152,5 @@ def _rows_of(bound: Tensor | None, first: int, end: int) -> Tensor | None:
 
 def _blocks(pmf: CountPmf, totals: Tensor) -> list[tuple[int, int]]:
     rows, entries, width = pmf.log_p.shape
-    step = max(1, BLOCK_NUMBERS // (entries * min(width, 16)))
+    step = max(1, BLOCK_NUMBERS // (entries * width))
     return [(first, min(rows, first + step)) for first in range(0, rows, step)]

@@ -221,7 +221,7 @@ def _drawn(
     """New values for the active entries, so that the whole keeps its sum."""
     kept = active.of(clean).sum(-1)  # what the active entries held together, they hold together again
     engine = "repair" if engine == "official" else engine
-    return active.put(clean, sample_fixed_sum(window, kept, noise, engine=engine))
+    return active.put(clean, sample_fixed_sum(window, kept, noise, engine=engine, highest=total))
 
 
 def _replaced(clean: Tensor, t: Tensor, noise: RowNoise, lower: Tensor | None = None) -> Tensor:

@@ -40,6 +40,10 @@ class RowNoise:
         """Independent streams for the same rows; counts as one draw here."""
         return self._with(self._next_start())
 
+    def numbered(self, count: int) -> list[RowNoise]:
+        """So many independent streams for the same rows; the first ones are the same whatever `count` is."""
+        return [self.fork() for _ in range(count)]
+
     def rows(self, index: Tensor | slice) -> RowNoise:
         """The streams of some rows, at the place where they are now; the two go on apart."""
         return self._with(self._keys[index], self._draws)

@@ -227,8 +227,8 @@ class SetEditing:
         return self._shown([own], {"operation": "denoise", "rounds": rounds, "source": list(own)}, 0)
 
     def reconstruct(self, picture: Any, tokens: int | None = None) -> ImageResult:
-        """A picture through its set of `tokens` tokens."""
-        own = self.tokenize([picture], tokens)[0]
+        """A picture through its set of `tokens` tokens; a set stays what it is."""
+        own = picture if isinstance(picture, TokenSet) else self.tokenize([picture], tokens)[0]
         return self._shown([own], {"operation": "reconstruct", "tokens": len(own), "source": list(own)}, 0)
 
     def _pair(self, one: Any, other: Any) -> tuple[TokenSet, TokenSet]:
