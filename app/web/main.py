@@ -28,6 +28,8 @@ from app.web.ffmpeg import provide_ffmpeg
 from app.web.gate import Gate
 from app.web.highlights import HighlightsTab
 from app.web.history import History
+from app.web.image import ImageTab
+from app.web.music import MusicTab
 from app.web.pool import ModelPool
 from app.web.runs import RUN_THREAD, RunBook
 from app.web.settings import Login, WebSettings, read_logins
@@ -45,7 +47,7 @@ __all__ = ["TABS", "build", "launch", "serve"]
 
 log = logging.getLogger(__name__)
 
-TABS: tuple[type[Tab], ...] = (SpeechTab, VideoTab, HighlightsTab, BatchTab)
+TABS: tuple[type[Tab], ...] = (SpeechTab, MusicTab, ImageTab, VideoTab, HighlightsTab, BatchTab)
 """Tabs in order; History and Status follow them."""
 
 WARM_UP_THREAD = "genmm-warm-up"
