@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import genmm
 from app.train import run_training
@@ -95,6 +96,25 @@ def test_the_variational_codec_trains_and_exports_plain_weights(tmp_path):
         torch.testing.assert_close(
             codec.encode(crops[:1]).mean, task.codec.encode(crops[:1]).mean, atol=1e-4, rtol=1e-3
         )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["codec_debug"], ["codec_demo"], ["codec_paper"], ["debug"], ["demo"], ["paper"], ["paper", "paper_small"]],
+    ids="+".join,
+)
+def test_every_configuration_is_understood_by_its_command(files, capsys):
+    given = [part for name in files for part in ("--config", str(ROOT / "configs" / "melodyflow" / f"{name}.yaml"))]
+    assert run_training("fit", [*given, "--print_config"]) == 0
+    assert "class_path: models.m" in capsys.readouterr().out
+
+
+def test_the_paper_configurations_have_the_published_sizes():
+    configs = ROOT / "configs" / "melodyflow"
+    network = yaml.safe_load((configs / "paper.yaml").read_text())["model"]["init_args"]["network"]
+    assert FlowConfig.from_dict(network) == FlowConfig()
+    codec = yaml.safe_load((configs / "codec_paper.yaml").read_text())["model"]["init_args"]["codec"]
+    assert SeanetConfig.from_dict(codec) == SeanetConfig()
 
 
 @pytest.mark.slow
