@@ -19,12 +19,12 @@ from genmm.systems.sled.voice import LONGEST_S, Voice, encode_voice
 VOICES: dict[str, tuple[str, str]] = {
     "callie": ("speech_callie", "callie"),
     "linda": ("speech_readings", "reading-lj"),
-    "fay": ("speech_an4", "an4-fplp"),
+    "fay": ("speech_an4", "an4-fclc"),
     "fiona": ("speech_an4", "an4-ffmm"),
-    "mark": ("speech_an4", "an4-mmkw"),
+    "mark": ("speech_an4", "an4-mtje"),
     "max": ("speech_an4", "an4-mdmc"),
-    "nora": ("speech_readings", "reading-p225"),
-    "paul": ("speech_readings", "reading-p226"),
+    "nora": ("speech_an4", "an4-fmjd"),
+    "paul": ("speech_an4", "an4-msrb"),
 }
 """Name of the voice -> corpus and speaker. The names are ours; the corpora know the speakers by codes only."""
 GAP_S = 0.15
