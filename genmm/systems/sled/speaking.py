@@ -55,6 +55,7 @@ class Task:
             draw_merge=settings.draw_merge,
         )
 
+
 @dataclass
 class Spoken:
     """A line that has been spoken."""
