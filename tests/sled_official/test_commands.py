@@ -88,7 +88,7 @@ def test_convert_refuses_in_plain_words(official_folders, tmp_path, capsys):
 def test_models_lists_what_is_here_and_what_could_be(client, home, capsys):
     code, out, _ = genmm(capsys, "models", "--json", "--device", "cpu")
     before = json.loads(out)
-    assert code == 0 and {entry["command"] for entry in before["pullable"]} == {
+    assert code == 0 and {entry["command"] for entry in before["pullable"] if "sled" in entry["command"]} == {
         "genmm pull sled",
         "genmm pull sled --streaming",
     }
@@ -97,7 +97,8 @@ def test_models_lists_what_is_here_and_what_could_be(client, home, capsys):
     model = next(entry for entry in after["models"] if entry["name"] == "sled-libriheavy")
     assert (model["source"], model["system"], model["fits"]) == ("pulled", "sled", True)
     assert model["parameters"] > 10_000 and model["memory_bytes"] > 4 * model["parameters"]
-    assert [entry["name"] for entry in after["pullable"]] == ["sled-streaming-libriheavy"]
+    left = [entry["name"] for entry in after["pullable"] if "sled" in entry["command"]]
+    assert left == ["sled-streaming-libriheavy"]
     half = json.loads(genmm(capsys, "models", "--json", "--device", "cpu", "--dtype", "bfloat16")[1])["models"]
     assert next(m for m in half if m["name"] == model["name"])["memory_bytes"] * 2 == pytest.approx(
         model["memory_bytes"], abs=2

@@ -101,6 +101,15 @@ def page(model_folder: Path) -> Iterator[str]:
     _stop(demo)
 
 
+@pytest.fixture(autouse=True)
+def uploads_belong_to_this_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio finds uploads through one variable of the process, which a page that started later has changed."""
+    if "page" in request.fixturenames:
+        demo = _demos.get(request.getfixturevalue("page"))
+        if demo is not None:
+            monkeypatch.setenv("GRADIO_TEMP_DIR", str(demo.genmm_server.storage.files))
+
+
 @pytest.fixture(scope="session")
 def server(page: str):
     """The parts that all visitors of `page` share."""
