@@ -148,17 +148,24 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 def adaptive_moves(
-    velocity: Velocity, state: Tensor, start: float = 0.0, end: float = 1.0, tolerance: Tolerance | None = None
+    velocity: Velocity,
+    state: Tensor,
+    start: float = 0.0,
+    end: float = 1.0,
+    tolerance: Tolerance | None = None,
+    projection: Projection | None = None,
 ) -> Iterator[Move]:
     """Solve from `start` to `end` with moves as long as the tolerance allows; one Move after each accepted one.
 
     The error of a move is measured over the whole batch (root mean square), so rows are not independent of each other.
-    Every move waits for the device once, to decide its length.
+    Every move waits for the device once, to decide its length. A projection costs one more call for each move, because
+    the last stage no longer starts the next one.
     Raises: UsageError when `tolerance.max_calls` do not suffice.
     Source: Dormand and Prince 1980; step control after Hairer, Norsett and Wanner, Solving ODEs I, II.4.
     """
     tolerance = tolerance or Tolerance()
-    state, t = as_state(state), start
+    project = projection or (lambda value, t: value)
+    state, t = project(as_state(state), start), start
     slope, calls = velocity(state, t).to(state.dtype), 1
     span = abs(end - start)
     length = _first_length(state, slope, tolerance, span)
@@ -173,6 +180,7 @@ def adaptive_moves(
         slopes = [slope]
         for node, weights in zip(_NODES[1:], _STAGES[1:], strict=True):
             at = state + step * sum(weight * k for weight, k in zip(weights, slopes, strict=True) if weight)
+            at = project(at, t + node * step)
             slopes.append(velocity(at, t + node * step).to(state.dtype))
         calls += 6
         error = step * sum(weight * k for weight, k in zip(_ERROR, slopes, strict=True) if weight)
@@ -180,6 +188,10 @@ def adaptive_moves(
         ratio = float((error / allowed).square().mean().sqrt())
         if ratio <= 1.0:
             state, slope, t = at, slopes[-1], end if is_last else t + step
+            if projection is not None:
+                state = project(state, t)
+                if not is_last:
+                    slope, calls = velocity(state, t).to(state.dtype), calls + 1
             yield Move(state, t, calls, None)
         length = abs(step) * min(5.0, max(0.2, 0.9 * (ratio + 1e-10) ** -0.2))
 

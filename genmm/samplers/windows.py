@@ -30,6 +30,12 @@ class Windows:
     """Frames of each, w."""
     total: int
     """Frames of the whole, T."""
+    is_circular: bool = False
+    """Whether the end joins the start, so that a window may go on from the last frame to the first."""
+
+    def places(self, index: int, device: torch.device | str = "cpu") -> Tensor:
+        """Frames of the whole that window `index` covers, [w] int64."""
+        return (self.starts[index] + torch.arange(self.width, device=device)) % self.total
 
     def weights(self, device: torch.device | str = "cpu") -> Tensor:
         """Share of each window in each frame, [W, w] float32; over the windows of a frame they sum to 1.
@@ -38,10 +44,10 @@ class Windows:
         """
         ramp = torch.arange(1, self.width + 1, dtype=torch.float32)
         triangle = torch.minimum(ramp, ramp.flip(0))
-        whole = torch.zeros(self.total)
-        for start in self.starts:
-            whole[start : start + self.width] += triangle
-        return torch.stack([triangle / whole[start : start + self.width] for start in self.starts]).to(device)
+        whole, places = torch.zeros(self.total), [self.places(index) for index in range(len(self.starts))]
+        for frames in places:
+            whole[frames] += triangle
+        return torch.stack([triangle / whole[frames] for frames in places]).to(device)
 
 
 def cover(total: int, width: int, overlap: int) -> Windows:
@@ -62,16 +68,33 @@ def cover(total: int, width: int, overlap: int) -> Windows:
     return Windows(starts, width, total)
 
 
+def cover_circle(total: int, width: int, overlap: int) -> Windows:
+    """Windows of one width around a circle of `total` frames, neighbours sharing at least `overlap` frames.
+
+    The last one goes on into the first, so no frame is an edge of the whole.
+    Raises: UsageError unless the overlap is below the width and the width below the whole.
+    """
+    if not 0 <= overlap < width < total:
+        raise UsageError(
+            f"windows on a circle need a width below its frames and an overlap below the width, "
+            f"got {total}, {width} and {overlap}"
+        )
+    count = -(-total // (width - overlap))
+    return Windows(tuple(round(index * total / count) for index in range(count)), width, total, is_circular=True)
+
+
 def joint(velocity: WindowVelocity, windows: Windows) -> Velocity:
     """The velocity of the whole [B, C, T]: weighted mean of what the windows say. One call per window."""
-    weights: dict[torch.device, Tensor] = {}
+    kept: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
 
     def whole(state: Tensor, t: float) -> Tensor:
-        share = weights.setdefault(state.device, windows.weights(state.device))
-        total = torch.zeros_like(state)
-        for index, start in enumerate(windows.starts):
-            part = slice(start, start + windows.width)
-            total[..., part] += velocity(state[..., part], t, index).to(total.dtype) * share[index].to(total.dtype)
+        if state.device not in kept:
+            places = [windows.places(index, state.device) for index in range(len(windows.starts))]
+            kept[state.device] = windows.weights(state.device), places
+        total, (shares, places) = torch.zeros_like(state), kept[state.device]
+        for index, (share, frames) in enumerate(zip(shares, places, strict=True)):
+            part = velocity(state[..., frames], t, index).to(total.dtype) * share.to(total.dtype)
+            total.index_add_(-1, frames, part)
         return total
 
     return whole

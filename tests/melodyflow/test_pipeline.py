@@ -99,13 +99,63 @@ def test_extending_keeps_the_source_and_adds_the_length(pipeline):
     assert out.shape == (2, 24000) and np.array_equal(out[:, :15840], source.samples[:, :15840])
 
 
-def test_loops_have_whole_bars(pipeline):
-    result = pipeline.loop("bright organ", bars=1, bpm=100.0, seed=6)
+def test_every_description_is_heard_in_a_piece_that_one_window_could_hold(pipeline):
+    """The window of this model lasts 4 s, so each of three parts of 3 s needs a shorter one of its own."""
+    texts = ["piano, 90 bpm, C major", "organ", "choir"]
+    first = pipeline.long_form(texts, duration_s=3.0, seed=2).samples[0]
+    for part in range(3):
+        other = [text if index != part else "busy strings, 150 bpm" for index, text in enumerate(texts)]
+        assert not same(first, pipeline.long_form(other, duration_s=3.0, seed=2).samples[0]), part
+    with pytest.raises(UsageError, match="too short for 8 descriptions"):
+        pipeline.long_form(["organ"] * 8, duration_s=1.0, seed=2)
+
+
+@pytest.mark.parametrize("bars", [1, 4])
+def test_loops_have_whole_bars_in_one_window_or_several(pipeline, bars):
+    result = pipeline.loop("bright organ", bars=bars, bpm=100.0, seed=6)
     tempo = result.settings["loop_bpm"]
     assert abs(tempo / 100.0 - 1) < 0.02
-    assert result.seconds[0] == pytest.approx(4 * 60 / tempo, abs=1e-3)
-    with pytest.raises(UsageError, match="bars"):
-        pipeline.loop("slow organ", bars=16, seed=6)
+    assert result.seconds[0] == pytest.approx(bars * 4 * 60 / tempo, abs=1e-3)
+    assert any("windows" in note for note in result.notes) == (bars == 4)
+
+
+@pytest.mark.parametrize("bars", [1, 4])
+def test_takes_of_a_loop_are_remade_alone(pipeline, bars):
+    both = pipeline.loop("bright organ", bars=bars, bpm=100.0, seed=6, takes=2)
+    alone = pipeline.loop("bright organ", bars=bars, bpm=100.0, seed=both.seeds[1])
+    assert same(both.samples[1], alone.samples[0]) and not same(both.samples[0], both.samples[1])
+
+
+@pytest.mark.parametrize("bars", [1, 4])
+def test_no_place_of_a_loop_is_a_seam(pipeline, bars):
+    """Turned latents decode to the turned loop, and the step from end to start is like any other step."""
+    studio = pipeline._studio(pipeline.job("loop", "organ"), None)
+    frames = 30 * bars
+    latents = studio.noise([3], frames)
+    whole = studio.decode(latents, is_circular=True)[0]
+    turned = studio.decode(latents.roll(7, -1), is_circular=True)[0]
+    torch.testing.assert_close(whole.roll(7 * pipeline.codec.hop_samples, -1), turned, atol=1e-5, rtol=1e-4)
+    loop = pipeline.loop("bright organ", bars=bars, bpm=100.0, seed=6).samples[0]
+    steps = np.abs(np.diff(np.concatenate([loop, loop[:, :1]], 1)))
+    assert steps[:, -1].max() <= np.quantile(steps, 0.999) * 1.5
+
+
+def test_negative_text_works_without_any_other(pipeline):
+    settings = {"plan": False, "guidance": 3.0}
+    one, other = (
+        pipeline.generate("", duration_s=1.0, seed=1, negative_text=text, settings=settings).samples[0]
+        for text in ("", "busy organ, 150 bpm")
+    )
+    assert not same(one, other)
+
+
+def test_the_adaptive_solver_makes_music_and_agrees_with_many_small_steps(pipeline):
+    made = {"settings": {"solver": "adaptive", "tolerance": 1e-4}, "duration_s": 1.0, "seed": 3}
+    result = pipeline.generate(TEXT, **made)
+    fine = pipeline.generate(TEXT, duration_s=1.0, seed=3, settings={"steps": 256})
+    assert result.network_calls > 6 and same(result.samples[0], fine.samples[0], 2e-2)
+    patched = pipeline.inpaint(chirp(3.0), [(1.0, 1.6)], TEXT, seed=5, settings=made["settings"]).samples[0]
+    assert np.array_equal(patched[:, :8000], chirp(3.0).samples[:, :8000])
 
 
 def test_saving_writes_sound_and_recipe(pipeline, tmp_path):
@@ -154,6 +204,10 @@ SILENT = Audio(np.zeros((2, 16000), np.float32), 8000)
         (lambda p: p.generate(TEXT, settings={"steps": 5}), UsageError),
         (lambda p: p.generate(TEXT, settings={"steps": 5, "solver": "heun"}), UsageError),
         (lambda p: p.generate(TEXT, settings={"speed": 1}), UsageError),
+        (lambda p: p.generate(TEXT, settings={"solver": "magic"}), UsageError),
+        (lambda p: p.generate(TEXT, settings={"solver": "adaptive", "tolerance": 0.0}), UsageError),
+        (lambda p: p.generate(TEXT, settings={"solver": "adaptive"}, takes=2), UsageError),
+        (lambda p: p.loop(TEXT, bars=1, settings={"solver": "adaptive"}), UsageError),
         (lambda p: p.generate(TEXT, duration_s=0.1), UsageError),
         (lambda p: p.generate(TEXT, duration_s=float("nan")), UsageError),
         (lambda p: p.generate(TEXT, duration_s=9000), LimitError),

@@ -110,6 +110,24 @@ def test_bounds_hold_exactly_in_every_state():
         sample_counts(towards(target), start, DiffusionSettings(steps=2), RowNoise(range(20)), upper=upper * 0)
 
 
+@pytest.mark.parametrize("process", ["gaussian", "exchangeable"])
+def test_looser_bounds_hold_in_every_state_too(process):
+    generator = torch.Generator().manual_seed(0)
+    upper = torch.randint(0, 3, (CODES,), generator=generator)
+    lower = torch.minimum(torch.randint(0, 8, (CODES,), generator=generator) // 7, upper)
+    start = start_counts(CODES, TOTAL, RowNoise(range(40)), lower, upper)
+    assert bool(((start >= lower) & (start <= upper)).all())
+    states = []
+    settings = DiffusionSettings(steps=10, process=process, temperature=2.0, sigma_slope=0.0)
+    made = sample_counts(
+        towards(data(1, seed=9)), start, settings, RowNoise(range(40)), lower=lower, upper=upper,
+        on_step=states.append,
+    )  # fmt: skip
+    for counts in (made, *(state.counts for state in states)):
+        assert bool(((counts >= lower) & (counts <= upper)).all())
+        assert bool((counts.sum(-1) == TOTAL).all())
+
+
 def test_a_late_start_stays_near():
     target, origin = data(1, seed=9), data(1, seed=10)
     made = sample_counts(towards(origin), origin, DiffusionSettings(steps=10), RowNoise([1]), from_t=0.6)

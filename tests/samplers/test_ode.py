@@ -58,6 +58,23 @@ def test_the_adaptive_pair_agrees_with_torchdiffeq_and_keeps_its_promise():
     torch.testing.assert_close(back, start, rtol=1e-7, atol=1e-7)
 
 
+def test_the_adaptive_pair_keeps_known_parts_at_every_call_and_at_the_end():
+    start, seen = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)), []
+
+    def project(x, t):
+        return torch.cat((torch.full_like(x[:, :2], t), x[:, 2:]), 1)
+
+    def velocity(x, t):
+        seen.append(torch.equal(x[:, :2], torch.full_like(x[:, :2], t)))
+        return torch.cat((torch.ones_like(x[:, :2]), spiral(x[:, 2:], t)), 1)
+
+    steps = list(adaptive_moves(velocity, start, tolerance=Tolerance(relative=1e-9, absolute=1e-9), projection=project))
+    expected = integrate_adaptive(spiral, start[:, 2:], tolerance=Tolerance(relative=1e-9, absolute=1e-9))
+    assert all(seen) and len(seen) == steps[-1].calls
+    assert torch.equal(steps[-1].state[:, :2], torch.ones(1, 2, dtype=torch.float64))
+    torch.testing.assert_close(steps[-1].state[:, 2:], expected, rtol=1e-7, atol=1e-7)
+
+
 def test_the_adaptive_pair_gives_up_at_its_call_limit():
     with pytest.raises(UsageError, match="calls"):
         integrate_adaptive(

@@ -18,6 +18,7 @@ from genmm.media.loudness import integrated_loudness, normalise
 from genmm.samplers.masked import known_path, soft_keep
 from genmm.systems.melodyflow.captions import Caption
 from genmm.systems.melodyflow.prompts import Prompt
+from genmm.systems.melodyflow.reading import merged, read_caption
 from genmm.systems.melodyflow.request import LONGEST_S, MusicJob, check_seconds, check_spans
 from genmm.systems.melodyflow.source import Source, keep_mask, prepared, reinserted
 from genmm.systems.melodyflow.studio import Studio
@@ -78,25 +79,20 @@ def generate(studio: Studio, job: MusicJob) -> Job:
 def loop(studio: Studio, job: MusicJob) -> Job:
     """Whole bars whose end joins their start; the tempo is moved by less than a hundredth so that frames fit."""
     prompts = [_prompt(studio, job, job.texts[0], seed) for seed in job.seeds]
-    caption = prompts[0].caption or Caption(tempo_bpm=job.bpm)
+    caption = prompts[0].caption or merged(read_caption(job.texts[0]), tempo_bpm=job.bpm).caption
     if caption.tempo_bpm is None:
         raise UsageError("a loop needs a tempo, so that its bars can be counted; give one, such as --bpm 100")
     beats = job.bars * caption.beats_per_bar
     frames = max(1, round(beats * 60.0 / caption.tempo_bpm * studio.frame_rate))
     tempo = beats * 60.0 * studio.frame_rate / frames
     check_seconds("the loop", frames / studio.frame_rate)
-    if frames > studio.window_frames:
-        longest = studio.window_frames / studio.frame_rate
-        raise UsageError(
-            f"{job.bars} bars at {caption.tempo_bpm:g} bpm last {frames / studio.frame_rate:.1f} s, a loop of this "
-            f"model may last {longest:.1f} s; take fewer bars or a faster tempo"
-        )
     prompts = [_in_tempo(prompt, caption, tempo) for prompt in prompts]
-    made = studio.field([prompts], frames, negative=_negative(studio, job, len(prompts)), whole=False,
-                        is_circular=True, seed=job.seeds[0])  # fmt: skip
+    negative = _negative(studio, job, len(prompts))
+    made = studio.field([prompts], frames, negative=negative, is_circular=True)
     latents = yield from studio.sample(made, job.seeds, frames)
     samples = [_loud(studio, sound.numpy()) for sound in studio.decode(latents, is_circular=True)]
     notes = (f"{job.bars} bars at {tempo:.2f} bpm, {frames / studio.frame_rate:.2f} s; end and start join",)
+    notes += (f"made in {len(made.flows)} windows that were sampled together",) if len(made.flows) > 1 else ()
     return Made(tuple(samples), tuple(prompts), job.seeds, notes, {"loop_bpm": tempo})
 
 

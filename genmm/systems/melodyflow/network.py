@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,12 @@ class TextCondition:
 
         frames = None if self.frames is None else again(self.frames)
         return TextCondition(tuple(map(again, self.keys)), tuple(map(again, self.values)), again(self.bias), frames)
+
+    def at(self, places: Tensor) -> TextCondition:
+        """The same for some of the frames, [w] int64; what does not change along the frames stays."""
+        if self.frames is None or self.frames.shape[1] == 1:
+            return self
+        return replace(self, frames=self.frames[:, places.to(self.frames.device)])
 
 
 def joined(first: TextCondition, second: TextCondition) -> TextCondition:

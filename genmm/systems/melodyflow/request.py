@@ -13,7 +13,7 @@ from genmm.core.limits import clean_text
 from genmm.core.seeds import check_seed, derive_seed, fresh_seed
 from genmm.samplers.guidance import Guidance
 from genmm.samplers.inversion import Regularisation
-from genmm.samplers.ode import check_steps
+from genmm.samplers.ode import CALLS, check_steps
 from genmm.samplers.schedules import SWAY_HIGHEST, SWAY_LOWEST
 
 MOST_TAKES = 8
@@ -30,8 +30,10 @@ class MusicSettings:
 
     steps: int = 64
     """Network calls of a generation, 1 to 512; even for midpoint and heun."""
-    solver: Literal["midpoint", "euler", "heun"] = "midpoint"
-    """How the flow is followed; midpoint is the published choice."""
+    solver: Literal["midpoint", "euler", "heun", "adaptive"] = "midpoint"
+    """How the flow is followed; midpoint is the published choice. adaptive chooses its calls by `tolerance`."""
+    tolerance: float = 1e-2
+    """Error that one move of the adaptive solver may make, 1e-5 to 0.1; it leaves `steps` and `sway` aside."""
     guidance: float = 4.0
     """How strongly the text is followed, 0 to 15; 0 is off and twice as fast, 4 is the published value."""
     guidance_start: float = 0.0
@@ -63,7 +65,7 @@ class MusicSettings:
         ranges = {
             "steps": (1, 512), "guidance": (0, 15), "guidance_start": (0, 1), "guidance_end": (0, 1),
             "sway": (SWAY_LOWEST, SWAY_HIGHEST), "edit_steps": (1, 256), "iterations": (2, 16), "keep": (1, 16),
-            "regularisation": (0, 1), "overlap": (0.1, 0.9), "fade_s": (0, 2),
+            "regularisation": (0, 1), "overlap": (0.1, 0.9), "fade_s": (0, 2), "tolerance": (1e-5, 0.1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -72,7 +74,10 @@ class MusicSettings:
         for name in ("steps", "edit_steps", "iterations", "keep"):
             if not isinstance(getattr(self, name), int):
                 raise UsageError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        check_steps(self.steps, self.solver)
+        if self.solver not in (*CALLS, "adaptive"):
+            raise UsageError(f"solver must be one of {', '.join(CALLS)} or adaptive, got {self.solver!r}")
+        if self.solver != "adaptive":
+            check_steps(self.steps, self.solver)
         if self.edit_solver not in ("euler", "midpoint"):
             raise UsageError(f"edit_solver must be euler or midpoint, got {self.edit_solver!r}")
         check_steps(self.edit_steps if self.edit_solver == "midpoint" else 1, self.edit_solver)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from genmm.core.errors import GenerationError
+from genmm.core.errors import GenerationError, UsageError
 from genmm.core.events import CancelToken, Progress
 from genmm.core.seeds import derive_seed, generators, noise_for
 from genmm.samplers.guidance import Guidance
 from genmm.samplers.inversion import invert_regularised
-from genmm.samplers.ode import Move, Projection, Velocity, moves
+from genmm.samplers.ode import Move, Projection, Tolerance, Velocity, adaptive_moves, moves
 from genmm.samplers.schedules import flow_grid
-from genmm.samplers.windows import Windows, circular, cover, joint
+from genmm.samplers.windows import Windows, circular, cover, cover_circle, joint
 from genmm.systems.melodyflow.latents import MusicCodec
 from genmm.systems.melodyflow.network import FlowNetwork, TextCondition
 from genmm.systems.melodyflow.prompts import Prompt, Section, TextReader
@@ -30,6 +30,12 @@ Work = Generator[Progress, None, Tensor]
 """Events on the way, latents at the end."""
 TURNS = 8
 """Different places of the seam in circular sampling."""
+GOLDEN = 0.6180339887
+"""Multiples of this share of the length lie far from each other."""
+ADAPTIVE_CALLS = 512
+"""Network calls that the adaptive solver may make at least."""
+SHORTEST_WINDOW = 6
+"""Latent frames below which a window has nothing to say."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class Field:
         return self._over(lambda flow: flow.guided(guidance))
 
     def _over(self, part: Callable[[PromptedFlow], Velocity]) -> Velocity:
-        if self.shifts:
+        if self.shifts and len(self.flows) == 1:
             return circular(lambda x, t, shift: part(self.flows[0].turned(shift))(x, t), self.shifts)
         if len(self.flows) == 1:
             return part(self.flows[0])
@@ -99,36 +105,62 @@ class Studio:
         negative: Sequence[Prompt] = (),
         whole: bool = True,
         is_circular: bool = False,
-        seed: int = 0,
     ) -> Field:
         """Velocities for prompts[part][row]; several parts follow each other over the length of the piece.
 
         `whole` says that the piece has a start and an end that should be heard.
         """
-        width = min(self.window_frames, frames)
-        windows = cover(frames, width, max(1, int(width * self.settings.overlap)) if frames > width else 0)
-        total_s = frames / self.frame_rate if whole else None
-        flows = []
-        for start in windows.starts:
-            middle = (start + windows.width / 2) / frames
-            rows = prompts[min(int(middle * len(prompts)), len(prompts) - 1)]
-            section = Section(windows.width, self.frame_rate, start / self.frame_rate, total_s, is_circular)
-            condition = self.reader.condition(self.network, rows, section)
-            flows.append(PromptedFlow(self.network, condition, negative=self._negative(negative, section, condition)))
-        shifts: tuple[int, ...] = ()
         if is_circular:
-            drawn = torch.randint(0, frames, (TURNS,), generator=generators([derive_seed(seed, "turn")])[0])
-            shifts = tuple(int(value) for value in drawn)
-        made = Field(windows, tuple(flows), shifts)
+            made = self._circle(prompts[0], frames, negative)
+        else:
+            windows = self._windows(frames, len(prompts))
+            total_s, flows = frames / self.frame_rate if whole else None, []
+            for start in windows.starts:
+                middle = (start + windows.width / 2) / frames
+                rows = prompts[min(int(middle * len(prompts)), len(prompts) - 1)]
+                section = Section(windows.width, self.frame_rate, start / self.frame_rate, total_s)
+                told, untold = self._conditions(rows, negative, section)
+                flows.append(PromptedFlow(self.network, told, negative=untold))
+            made = Field(windows, tuple(flows))
         self.fields.append(made)
         return made
 
-    def _negative(
-        self, prompts: Sequence[Prompt], section: Section, positive: TextCondition | None
-    ) -> TextCondition | None:
-        if not prompts or positive is None:
-            return None
-        return self.reader.condition(self.network, prompts, section)
+    def _windows(self, frames: int, parts: int) -> Windows:
+        """Windows of the model's length; shorter ones where each of several parts would not get one of its own.
+
+        Raises: UsageError when the parts are too short to be told apart.
+        """
+        share = self.settings.overlap
+        width = min(self.window_frames, frames)
+        if parts > 1:
+            width = min(width, int(frames / (parts * (1.0 - share) + share)))
+            if width < SHORTEST_WINDOW:
+                seconds = frames / self.frame_rate
+                raise UsageError(f"{seconds:g} s are too short for {parts} descriptions; take fewer or a longer piece")
+        return cover(frames, width, min(width - 1, max(1, int(width * share))) if frames > width else 0)
+
+    def _circle(self, rows: Sequence[Prompt], frames: int, negative: Sequence[Prompt]) -> Field:
+        """A piece whose end joins its start: one window that turns, or a ring of them where one is too short."""
+        section = Section(frames, self.frame_rate, circular=True)
+        told, untold = self._conditions(rows, negative, section)
+        if frames <= self.window_frames:
+            # The same turns for every seed, so that each take can be made again alone.
+            shifts = tuple(int(frames * (turn * GOLDEN % 1.0)) for turn in range(TURNS))
+            return Field(cover(frames, frames, 0), (PromptedFlow(self.network, told, negative=untold),), shifts)
+        width = self.window_frames
+        windows = cover_circle(frames, width, min(width - 1, max(1, int(width * self.settings.overlap))))
+        places = [windows.places(index) for index in range(len(windows.starts))]
+        flows = [
+            PromptedFlow(self.network, told and told.at(here), negative=untold and untold.at(here)) for here in places
+        ]
+        return Field(windows, tuple(flows))
+
+    def _conditions(
+        self, rows: Sequence[Prompt], negative: Sequence[Prompt], section: Section
+    ) -> tuple[TextCondition | None, TextCondition | None]:
+        """What a section is told, and what guidance leads away from."""
+        told = self.reader.condition(self.network, rows, section)
+        return told, self.reader.condition(self.network, negative, section) if negative else None
 
     # ------------------------------------------------------------ solving
 
@@ -158,12 +190,29 @@ class Studio:
 
     def sample(self, made: Field, seeds: Sequence[int], frames: int, projection: Projection | None = None) -> Work:
         """Latents [B, D, T] from noise."""
-        own = self.settings
-        grid = flow_grid(own.steps, sway=own.sway)
-        state = self.noise(seeds, frames)
+        own, state = self.settings, self.noise(seeds, frames)
         velocity = made.guided(own.guide())
-        latents = yield from self.run(moves(velocity, state, grid, own.solver, projection), "making")
+        if own.solver == "adaptive":
+            self._check_adaptive(made, seeds)
+            allowed = Tolerance(
+                relative=own.tolerance, absolute=own.tolerance, max_calls=max(ADAPTIVE_CALLS, own.steps)
+            )
+            steps: Iterable[Move] = adaptive_moves(velocity, state, tolerance=allowed, projection=projection)
+        else:
+            steps = moves(velocity, state, flow_grid(own.steps, sway=own.sway), own.solver, projection)
+        latents = yield from self.run(steps, "making")
         return latents
+
+    @staticmethod
+    def _check_adaptive(made: Field, seeds: Sequence[int]) -> None:
+        """Raise UsageError where step lengths would depend on other takes, or on how a loop happens to be turned."""
+        if len(seeds) > 1:
+            raise UsageError(
+                "the adaptive solver measures its steps on all takes together, so none could be made again alone; "
+                "take one, or the midpoint solver"
+            )
+        if made.shifts:
+            raise UsageError("a loop is turned at every call, which hides its error; take the midpoint solver")
 
     def invert(self, made: Field, source: Tensor, seeds: Sequence[int], strength: float, regularised: bool) -> Work:
         """The latents [B, D, T] at flow step 1 - strength that lead back to the source."""

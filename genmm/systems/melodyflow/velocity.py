@@ -25,9 +25,10 @@ class PromptedFlow:
     def __init__(
         self, network: FlowNetwork, prompt: TextCondition | None, *, negative: TextCondition | None = None
     ) -> None:
-        """prompt None = no text at all; negative None = guidance away from no text."""
+        """prompt None = no text (guidance then leads away from the negative one); negative None = away from no text."""
         self.network, self.prompt, self.negative = network, prompt, negative
-        self.both = prompt if prompt is None or negative is None else joined(prompt, negative)
+        # The network's first rows have text; what is guided away from may be the only text there is.
+        self.both = joined(prompt, negative) if prompt and negative else prompt or negative
         self._counts = [0, 0]
         self._turned: dict[int, PromptedFlow] = {}
         self._times: dict[float, Tensor] = {}
@@ -40,11 +41,11 @@ class PromptedFlow:
 
     def pair(self, state: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Velocities with the prompt and without it (or with the negative one), in one call of 2 B rows."""
-        if self.prompt is not None and len(state) != len(self.prompt.bias):
-            raise ShapeError(f"guidance needs the {len(self.prompt.bias)} rows of the prompts, got {len(state)}")
-        both = self._run(torch.cat((state, state)), t, self.both)
-        first, second = both.chunk(2)
-        return first, second
+        told = self.prompt or self.negative
+        if told is not None and len(state) != len(told.bias):
+            raise ShapeError(f"guidance needs the {len(told.bias)} rows of the prompts, got {len(state)}")
+        first, second = self._run(torch.cat((state, state)), t, self.both).chunk(2)
+        return (second, first) if self.prompt is None else (first, second)
 
     def guided(self, guidance: Guidance) -> Velocity:
         """A velocity with guidance; without any prompt guidance has nothing to do and one row per item is enough."""
