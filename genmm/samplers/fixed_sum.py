@@ -51,17 +51,22 @@ class CountPmf:
         return CountPmf(self.log_p[first:end], None if self.start is None else self.start[first:end])
 
     def bounded(self, lower: Tensor | None, upper: Tensor | None) -> CountPmf:
-        """With every value outside the bounds [B, C] (or [C]) made impossible."""
+        """With every value outside the bounds [B, C] (or [C]) made impossible; windows start at the lower bounds."""
         if lower is None and upper is None:
             return self
-        values = torch.arange(self.log_p.shape[-1], device=self.log_p.device)
-        values = values if self.start is None else values + self.start[..., None]
-        outside = torch.zeros(self.log_p.shape, dtype=torch.bool, device=self.log_p.device)
-        for bound, is_below in ((lower, True), (upper, False)):
-            if bound is not None:
-                limit = bound.to(self.log_p.device).expand(self.log_p.shape[:2])[..., None]
-                outside |= values < limit if is_below else values > limit
-        return CountPmf(self.log_p.masked_fill(outside, -torch.inf), self.start)
+        shape, device = self.log_p.shape, self.log_p.device
+        start = torch.zeros(shape[:2], dtype=torch.int64, device=device) if self.start is None else self.start
+        log_p, places = self.log_p, torch.arange(shape[-1], device=device)
+        if lower is not None:
+            # Moved to the bound, so that what is locked costs no values of the window, however often it occurs.
+            moved = (lower.to(device).long().expand(shape[:2]) - start).clamp_min(0)
+            index = moved[..., None] + places
+            log_p = log_p.gather(-1, index.clamp_max(shape[-1] - 1)).masked_fill_(index >= shape[-1], -torch.inf)
+            start = start + moved
+        if upper is not None:
+            limit = upper.to(device).expand(shape[:2])[..., None]
+            log_p = log_p.masked_fill(start[..., None] + places > limit, -torch.inf)
+        return CountPmf(log_p, start)
 
 
 def sample_fixed_sum(
@@ -109,7 +114,7 @@ def map_fixed_sum(
     out = []
     for first, end in _blocks(pmf, totals):
         part = _prepared(pmf.rows(first, end), _rows_of(lower, first, end), _rows_of(upper, first, end), 1.0)
-        found = maximise_by_tree(part.log_p, totals[first:end] - _offset(part))
+        found = maximise_by_tree(part.log_p, _rest(totals[first:end], part))
         out.append(found if part.start is None else found + part.start)
     return torch.cat(out)
 
@@ -120,7 +125,7 @@ def _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest) -
     for first, end in _blocks(pmf, totals):
         rows = pmf.rows(first, end)
         part = _prepared(rows, _rows_of(lower, first, end), _rows_of(upper, first, end), temperature)
-        rest = totals[first:end] - _offset(part)
+        rest = _rest(totals[first:end], part)
         bound = highest if highest is not None and rest.is_cuda else max(0, int(rest.max()))
         found = draw(part.log_p, rest, noise.rows(slice(first, end)), bound)
         out.append(found if part.start is None else found + part.start)
@@ -142,8 +147,18 @@ def _totals(total: int | Tensor, log_p: Tensor) -> Tensor:
     return totals
 
 
-def _offset(pmf: CountPmf) -> Tensor | int:
-    return 0 if pmf.start is None else pmf.start.sum(-1)
+def _rest(totals: Tensor, pmf: CountPmf) -> Tensor:
+    """What is left of the totals [B] above the first values of all windows. Raises: SumError where that is too much."""
+    if pmf.start is None:
+        return totals
+    rest = totals - pmf.start.sum(-1)
+    if not rest.is_cuda and bool((rest < 0).any()):
+        row = int(rest.argmin())
+        raise SumError(
+            f"the smallest counts allowed in row {row} sum to {int((totals - rest)[row])}, more than "
+            f"{int(totals[row])}; loosen the lower bounds"
+        )
+    return rest
 
 
 def _rows_of(bound: Tensor | None, first: int, end: int) -> Tensor | None:

@@ -95,10 +95,13 @@ class StepState:
     """State after the step, [B, C] int64."""
 
 
-def start_counts(codes: int, total: int, noise: RowNoise, lower: Tensor | None = None) -> Tensor:
+def start_counts(
+    codes: int, total: int, noise: RowNoise, lower: Tensor | None = None, upper: Tensor | None = None
+) -> Tensor:
     """Random sets to start from: [B, C] int64 with `total` different codes each.
 
-    With lower bounds [B, C] or [C] the set holds these and is filled up with random other codes.
+    With lower bounds [B, C] or [C] the set holds these and is filled up with random other codes, those that the upper
+    bounds rule out only when there are no others.
     Raises: UsageError when there are fewer codes than tokens.
     """
     base = torch.zeros(len(noise), codes, dtype=torch.int64, device=noise.device)
@@ -109,7 +112,10 @@ def start_counts(codes: int, total: int, noise: RowNoise, lower: Tensor | None =
         raise UsageError(f"a set of {total} tokens needs at least as many codes to start from, there are {codes}")
     if not base.is_cuda and bool((missing < 0).any()):
         raise UsageError(f"the lower bounds sum to {int(base.sum(-1).max())}, more than the {total} tokens of a set")
-    order = noise.uniform(codes).masked_fill(base > 0, -1.0).argsort(dim=-1, descending=True)
+    ranked = noise.uniform(codes)
+    if upper is not None:
+        ranked = ranked.masked_fill((base >= upper.to(noise.device)) & (base == 0), -1.0)
+    order = ranked.masked_fill(base > 0, -2.0).argsort(dim=-1, descending=True)
     ranks = torch.arange(codes, device=base.device)
     return base.scatter_add(-1, order, (ranks < missing[:, None]).long())
 
@@ -184,9 +190,9 @@ def sampling_steps(
         if step + 1 == settings.steps:
             state = clean
         elif settings.process == "exchangeable":
-            state = _replaced(clean, torch.full((len(clean),), s, device=clean.device), noise, lower)
+            state = _replaced(clean, torch.full((len(clean),), s, device=clean.device), noise, lower, upper)
         else:
-            state = _towards(state, clean, t, s, total, settings, noise)
+            state = _towards(state, clean, t, s, total, settings, noise, lower, upper)
         yield StepState(step, settings.steps, clean, state)
 
 
@@ -204,30 +210,51 @@ def _nucleus(log_p: Tensor, settings: DiffusionSettings) -> Tensor:
 
 
 def _towards(
-    state: Tensor, clean: Tensor, t: float, s: float, total: int, settings: DiffusionSettings, noise: RowNoise
-) -> Tensor:
-    """The posterior step of the paper: around a z + (1 - a) x with a = (1 - s) / (1 - t)."""
+    state: Tensor, clean: Tensor, t: float, s: float, total: int, settings: DiffusionSettings, noise: RowNoise,
+    lower: Tensor | None, upper: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The posterior step of the paper: around a z + (1 - a) x with a = (1 - s) / (1 - t), within the bounds."""
     active = ActiveEntries.where_different(state, clean, total)
     z, x = active.of(state).float(), active.of(clean).float()
     share = (1.0 - s) / (1.0 - t)
     sigma = (z - x).abs() / (4.0 * (1.0 - t)) * settings.sigma_factor(s)
     window = gaussian_window(share * z + (1.0 - share) * x, sigma, total)
-    return _drawn(clean, active, window, total, noise, settings.engine)
+    # A state outside its bounds (a start that broke them) may stay where it is: there is always a way then.
+    low = None if lower is None else torch.minimum(active.of(lower.to(z.device).expand_as(state)), z.long())
+    high = None if upper is None else torch.maximum(active.of(upper.to(z.device).expand_as(state)), z.long())
+    return _drawn(clean, active, window, total, noise, settings.engine, low, high)
 
 
 def _drawn(
-    clean: Tensor, active: ActiveEntries, window: CountPmf, total: int, noise: RowNoise, engine: Engine
-) -> Tensor:
-    """New values for the active entries, so that the whole keeps its sum."""
+    clean: Tensor, active: ActiveEntries, window: CountPmf, total: int, noise: RowNoise, engine: Engine,
+    lower: Tensor | None = None, upper: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """New values for the active entries, so that the whole keeps its sum; bounds [B, A] are of these entries."""
     kept = active.of(clean).sum(-1)  # what the active entries held together, they hold together again
     engine = "repair" if engine == "official" else engine
-    return active.put(clean, sample_fixed_sum(window, kept, noise, engine=engine, highest=total))
+    drawn = sample_fixed_sum(window, kept, noise, engine=engine, highest=total, lower=lower, upper=upper)
+    return active.put(clean, drawn)
 
 
-def _replaced(clean: Tensor, t: Tensor, noise: RowNoise, lower: Tensor | None = None) -> Tensor:
+def _replaced(
+    clean: Tensor, t: Tensor, noise: RowNoise, lower: Tensor | None = None, upper: Tensor | None = None
+) -> Tensor:
     fixed = torch.zeros_like(clean) if lower is None else torch.minimum(clean, lower.to(clean.device).expand_as(clean))
     tokens, held = to_tokens(clean - fixed)
     codes = clean.shape[-1]
     keep = noise.uniform(tokens.shape[-1]) < t[:, None]
+    if upper is not None:
+        stay = fixed + to_counts(tokens, codes, keep=held & keep)
+        return stay + _refill(clean.sum(-1) - stay.sum(-1), upper.to(clean.device) - stay, noise)
     other = (noise.uniform(tokens.shape[-1]) * codes).long().clamp_max_(codes - 1)
     return fixed + to_counts(torch.where(keep, tokens, other), codes, keep=held)
+
+
+def _refill(missing: Tensor, room: Tensor, noise: RowNoise) -> Tensor:
+    """Counts [B, C] of `missing` [B] tokens with random codes, given that no code gets more than its room [B, C].
+
+    Independent Poisson counts conditioned on their sum are a multinomial, so bounds are bounds of that draw.
+    """
+    values = torch.arange(int(missing.max()) + 1, device=room.device, dtype=torch.float32)
+    log_p = (-torch.lgamma(values + 1.0)).expand(*room.shape, -1)
+    return sample_fixed_sum(log_p, missing, noise, upper=room.clamp_min(0))

@@ -63,8 +63,7 @@ def draw_official(log_p: Tensor, totals: Tensor, noise: RowNoise, highest: int) 
     """The published draw: freely, then one greedy pass by probability differences; the sum may stay wrong."""
     p = log_p.softmax(-1)
     steps = p.cumsum(-1)
-    goal = noise.uniform(p.shape[1])[..., None] * steps[..., -1:]
-    counts = (steps <= goal).sum(-1).clamp_max_(p.shape[-1] - 1)
+    counts = _first_above(steps, noise.uniform(p.shape[1]))
     return greedy_adjust(counts, p, totals)
 
 
@@ -107,7 +106,7 @@ class Tilted:
         goal = noise.uniform(self.log_p.shape[1])
         if self.log_p.is_cuda:
             steps = self._p(self.log_p, self.theta[:, None, None], self.norm[..., None]).cumsum(-1)
-            return (steps <= goal[..., None]).sum(-1).clamp_max_(self.log_p.shape[-1] - 1)
+            return _first_above(steps, goal)
         return self._inverted(goal[:, None], self.zero()[:, None])[:, 0]
 
     def drawn(self, rows: Tensor, candidates: int, noise: RowNoise, allowed: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ class Tilted:
         own = row if rows is None else rows[row]
         p = self._p(self.log_p[own, entry], self.theta[own][:, None], self.norm[own, entry][:, None])
         steps = p.cumsum(-1)
-        counts[row, draw, entry] = (steps <= goal[row, draw, entry][:, None]).sum(-1).clamp_max_(p.shape[-1] - 1)
+        counts[row, draw, entry] = _first_above(steps, goal[row, draw, entry])
         return counts
 
     def _p(self, log_p: Tensor, theta: Tensor, norm: Tensor) -> Tensor:
@@ -148,6 +147,15 @@ class Tilted:
         above = p.amax((0, 1)).flip(0).cumsum(0).flip(0)  # [W]: mass of this value or more, of the worst entry
         kept = max(1, int((above > LIGHT_MASS / p.shape[1]).sum()))
         return p[..., :kept]
+
+
+def _first_above(steps: Tensor, goal: Tensor) -> Tensor:
+    """First value whose cumulative mass [..., W] is above goal [...] in (0, 1) of the whole, int64.
+
+    The goal is scaled by the last step, which float32 rarely sums to 1: otherwise a goal between that and 1 would
+    choose the last value of a window, even one that a bound rules out.
+    """
+    return (steps <= goal[..., None] * steps[..., -1:]).sum(-1).clamp_max_(steps.shape[-1] - 1)
 
 
 def _norm(log_p: Tensor, theta: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from genmm.core.seeds import derive_seed
 __all__ = ["RowNoise"]
 
 _GOLDEN = -0x61C8864680B583EB  # 0x9E3779B97F4A7C15 as a signed number
+BELOW_ONE = 1.0 - 2.0**-24
+"""Largest float32 below 1."""
 _FIRST, _SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -64,8 +66,9 @@ class RowNoise:
 
     def uniform(self, *shape: int) -> Tensor:
         """[B, *shape] float32 in the open interval (0, 1), 24 random bits each."""
-        bits = self._bits(math.prod(shape))
-        return bits.bitwise_right_shift(40).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24).view(-1, *shape)
+        bits = self._bits(math.prod(shape)).bitwise_right_shift(40).bitwise_and_(0xFFFFFF)
+        # The largest number would be rounded up to 1, which an inversion answers with a value that has no mass.
+        return bits.float().add_(0.5).mul_(2.0**-24).clamp_max_(BELOW_ONE).view(-1, *shape)
 
     def uniform64(self, *shape: int) -> Tensor:
         """[B, *shape] float64 in the open interval (0, 1), 52 random bits each."""

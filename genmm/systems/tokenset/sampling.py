@@ -87,7 +87,7 @@ def sample_rows(
     codes, total = network.config.codes, network.config.tokens
     noise = RowNoise([row.seed for row in rows], device)
     lower, upper = _bounds(rows, codes, total, device)
-    start = _start(rows, codes, total, noise, lower)
+    start = _start(rows, codes, total, noise, lower, upper)
     denoise = Predictor(network, [row.wish for row in rows], settings)
     counts = start
     steps = sampling_steps(denoise, start, settings.diffusion(), noise, from_t=rows[0].from_t, lower=lower, upper=upper)
@@ -108,11 +108,13 @@ def _bounds(rows: Sequence[Row], codes: int, total: int, device: torch.device) -
     return lower.to(device), upper.to(device)
 
 
-def _start(rows: Sequence[Row], codes: int, total: int, noise: RowNoise, lower: Tensor | None) -> Tensor:
+def _start(
+    rows: Sequence[Row], codes: int, total: int, noise: RowNoise, lower: Tensor | None, upper: Tensor | None
+) -> Tensor:
     """Random sets, or the origins with as much noise as `from_t` leaves; locked counts stay as they are."""
     own = noise.fork()
     if rows[0].from_t <= 0.0 or any(row.origin is None for row in rows):
-        return start_counts(codes, total, own, lower)
+        return start_counts(codes, total, own, lower, upper)
     origin = torch.stack([row.origin.long() for row in rows]).to(noise.device)  # type: ignore[union-attr]
     held = torch.zeros_like(origin) if lower is None else torch.minimum(lower, origin)
     free = origin - held
