@@ -202,10 +202,10 @@ def _shard(shard: Path) -> Iterator[PictureEntry]:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                stem, _, suffix = member.name.partition(".")
+                stem, suffix = _stem_and_suffix(member.name)
                 if not member.isfile():
                     continue
-                if f".{suffix.lower()}" in SUFFIXES:
+                if stem and f".{suffix.lower()}" in SUFFIXES:
                     pictures[stem] = (member.name, member.offset_data, member.size)
                 elif suffix in ("cls", "txt", "json"):
                     text = tar.extractfile(member).read(100_000).decode("utf-8", "replace").strip()  # type: ignore[union-attr]
@@ -220,6 +220,13 @@ def _shard(shard: Path) -> Iterator[PictureEntry]:
         labels = {} if label is None else {"class": str(label)}
         key = f"{shard.name}/{name}"
         yield PictureEntry(key, _split_of(key), partial(_from_span, shard, offset, size), labels, caption)
+
+
+def _stem_and_suffix(name: str) -> tuple[str, str]:
+    """WebDataset's rule: files of one item share everything up to the first point of the last part of their path."""
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return f"{folder}{slash}{stem}", suffix
 
 
 @functools.lru_cache(maxsize=4)

@@ -70,7 +70,12 @@ class TokenSetTask(GenerativeModule):
         if start_from is not None:
             self.network.load_state_dict(TokenSetPipeline.from_folder(start_from, device="cpu").network.state_dict())
         self.tokenizer_folder, self.process, self.engine, self.late_share = tokenizer, process, engine, late_share
-        self.export_dtype, self.defaults = export_dtype, PictureSettings.from_dict(defaults or {})
+        self.export_dtype, self.defaults = (
+            export_dtype,
+            PictureSettings.from_dict({"process": process, **(defaults or {})}),
+        )
+        if self.defaults.process != process:
+            raise ConfigError(f"defaults.process must be the process of the training, {process}; leave it out")
         self.about = {key: text for key, text in (("description", description), ("licence", licence)) if text}
 
     def condition(self, batch: dict[str, Tensor]) -> Condition:

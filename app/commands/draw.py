@@ -29,6 +29,8 @@ examples:
   genmm draw "face" --edit smile.png --region 0,0,64,32     redraw the upper half
   genmm draw --edit smile.png --strength 0.4 -n 4           four pictures near it
   genmm draw --edit one.png --towards two.png -n 6          six steps from one to the other
+  genmm draw --edit one.png --swap two.png --region 0,0,32,64   exchange the left halves
+  genmm draw --edit noisy.png --denoise 2                   through its tokens, twice
 
 which words a model knows (labels, styles): genmm models; pictures as tokens: genmm tokenize-image."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -69,7 +71,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument(
         "--strength", type=float, metavar="X", help="how far from the old picture, above 0 to 1; default: 1"
     )
+    group.add_argument(
+        "--at-least", action="append", default=[], metavar="CODE=N", help="a token that every picture gets N times"
+    )
+    group.add_argument(
+        "--at-most", action="append", default=[], metavar="CODE=N", help="a token that no picture gets more often"
+    )
     group.add_argument("--towards", metavar="FILE", help="second picture: show the way from the first to it")
+    group.add_argument("--swap", metavar="FILE", help="second picture: exchange the tokens of --region with it")
+    group.add_argument("--denoise", type=int, metavar="N", help="clean the picture: N times through its tokens")
     group = parser.add_argument_group("model")
     group.add_argument("--model", metavar="NAME|FOLDER", help="see `genmm models`; default: tokenset")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps; default: auto")
@@ -100,8 +110,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_use(args: argparse.Namespace) -> None:
-    if not args.edit and (args.region or args.free or args.towards or args.strength is not None):
-        raise UsageError("--region, --free, --strength and --towards change a picture; name it with --edit FILE")
+    editing = args.region, args.free, args.towards, args.swap, args.at_least, args.at_most
+    if not args.edit and (any(editing) or args.strength is not None or args.denoise is not None):
+        raise UsageError(
+            "--region, --free, --strength, --at-least, --at-most, --towards, --swap and --denoise change a picture; "
+            "name it with --edit FILE"
+        )
+    ways = [name for name in ("towards", "swap", "denoise") if getattr(args, name) is not None]
+    if len(ways) > 1:
+        raise UsageError(f"give one of --{' and --'.join(ways)} at a time")
+    if ways and (args.text is not None or args.label or args.free or args.strength is not None or args.recipe):
+        raise UsageError(f"--{ways[0]} draws nothing new; leave words, labels, --free, --strength and --recipe out")
+    if ways and bool(args.region) != (ways[0] == "swap"):
+        raise UsageError("--swap needs --region LEFT,TOP,RIGHT,BOTTOM; --towards and --denoise take none")
     if args.region and args.free:
         raise UsageError("give --region or --free, not both")
     if args.output and Path(args.output).suffix and Path(args.output).suffix.lower() not in SUFFIXES:
@@ -112,10 +133,14 @@ def _made(
     pipeline: TokenSetPipeline, args: argparse.Namespace, recipe: dict[str, Any] | None, show: Any
 ) -> ImageResult:
     if recipe is not None and recipe["settings"].get("operation") not in (None, "draw", "edit"):
-        raise UsageError(f"a recipe of {recipe['settings']['operation']} is made again through the page or the library")
+        return pipeline.again(recipe)
     wanted = _wanted(args, recipe)
     if args.towards:
         return pipeline.interpolate(args.edit, args.towards, steps=wanted["count"] or 5, seed=wanted["seed"])
+    if args.swap:
+        return pipeline.swap_region(args.edit, args.swap, _region(args.region, pipeline.image_size))
+    if args.denoise is not None:
+        return pipeline.denoise(args.edit, args.denoise)
     wanted["count"] = wanted["count"] or 1
     old = recipe["settings"] if recipe and recipe["settings"].get("operation") == "edit" and not args.edit else None
     if old is None and not args.edit:
@@ -124,7 +149,9 @@ def _made(
 
     own = TokenSet.from_tokens(old["source"], pipeline.codes) if old else pipeline.tokenize([args.edit])[0]
     strength = args.strength if args.strength is not None else old["strength"] if old else 1.0
-    return pipeline.edit(own, free=_free(pipeline, own, args, old), strength=strength, on_event=show, **wanted)
+    bounds = {name: _bounds(getattr(args, name), name, old) for name in ("at_least", "at_most")}
+    free = _free(pipeline, own, args, old)
+    return pipeline.edit(own, free=free, strength=strength, on_event=show, **bounds, **wanted)
 
 
 def _free(pipeline: TokenSetPipeline, own: Any, args: argparse.Namespace, old: dict[str, Any] | None) -> list[int]:
@@ -133,6 +160,14 @@ def _free(pipeline: TokenSetPipeline, own: Any, args: argparse.Namespace, old: d
     if args.region:
         return list(pipeline.token_map(own).inside(_region(args.region, pipeline.image_size)))
     return old["free"] if old else [code for code, _ in own.pairs]
+
+
+def _bounds(given: list[str], name: str, old: dict[str, Any] | None) -> dict[int, int]:
+    option = f"--{name.replace('_', '-')}"
+    if not given:
+        return {int(code): times for code, times in (old or {}).get(name, {}).items()}
+    pairs = (_label(text, option) for text in given)
+    return {_number(code, option): _number(times, option) for code, times in pairs}
 
 
 def _region(text: str, side: int) -> Any:
@@ -201,6 +236,11 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> TokenSetPi
     pipeline = genmm.load(name, device=args.device, dtype=args.dtype)
     if pipeline.system != "tokenset":
         raise UsageError(f"model {name} is of the system {pipeline.system}, which does not draw; see `genmm models`")
+    if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
+        print(
+            f"genmm: the recipe was made with another version of the model ({name}); pictures will differ",
+            file=sys.stderr,
+        )
     return pipeline
 
 

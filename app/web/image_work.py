@@ -181,19 +181,9 @@ def _work(pipeline: TokenSetPipeline, form: ImageForm, token: CancelToken) -> It
             pipeline.interpolate(own, form.second, steps=max(2, form.count), seed=form.seeds[0] if form.seeds else None)
         )
     elif form.operation == "swap":
-        yield Finished(_swapped(pipeline, own, form))
+        yield Finished(pipeline.swap_region(own, form.second, _region(pipeline, form)))
     else:
         yield Finished(pipeline.denoise(own) if form.operation == "clean" else pipeline.reconstruct(own))
-
-
-def _swapped(pipeline: TokenSetPipeline, own: Any, form: ImageForm) -> ImageResult:
-    other, region = pipeline.as_token_set(form.second), _region(pipeline, form)
-    lists = []
-    for one in (own, other):
-        inside = pipeline.token_map(one).inside(region)
-        lists.append([code for code in one if code in inside])
-    many = min(map(len, lists))
-    return pipeline.swap(own, other, lists[0][:many], lists[1][:many])
 
 
 def _region(pipeline: TokenSetPipeline, form: ImageForm) -> np.ndarray:

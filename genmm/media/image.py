@@ -19,7 +19,15 @@ from genmm.core.limits import DEFAULT_LIMITS, Limits
 from genmm.media.source import MediaInput, MediaSource, open_source
 from genmm.media.tags import pack_tags
 
-__all__ = ["as_picture", "encode_image_bytes", "is_picture", "open_picture", "read_image", "write_image"]
+__all__ = [
+    "as_picture",
+    "encode_image_bytes",
+    "is_picture",
+    "open_picture",
+    "pillow_pixels",
+    "read_image",
+    "write_image",
+]
 
 READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's plugins that uploads reach; formats that run programs or fetch files (EPS, SVG, PDF, FPX) are not here."""
@@ -57,7 +65,7 @@ def read_image(source: MediaInput, *, max_side: int | None = None, limits: Limit
             if max_side is not None:
                 upright = _eight_bits(upright)
                 upright.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-            return np.array(_on_white(_eight_bits(upright)))
+            return _pixels(upright)
         except GenmmError:
             raise
         except Exception as error:  # plugins raise SyntaxError, struct.error, OverflowError, EOFError and more
@@ -84,6 +92,21 @@ def open_picture(media: MediaSource) -> Iterator[Image.Image]:
         if width < 1 or height < 1:
             raise MediaError(f"{media.name} has {width}x{height} pixels; it is damaged")
         yield picture
+
+
+def pillow_pixels(picture: Image.Image) -> np.ndarray:
+    """A picture that Pillow has opened as RGB [H, W, 3] uint8, by the rules of `read_image`; limits are the caller's.
+
+    Raises: MediaError when its data is damaged.
+    """
+    try:
+        return _pixels(ImageOps.exif_transpose(picture))
+    except Exception as error:  # as above
+        raise _unreadable("the picture", error) from error
+
+
+def _pixels(upright: Image.Image) -> np.ndarray:
+    return np.array(_on_white(_eight_bits(upright)))
 
 
 def _too_large(media: MediaSource) -> str:

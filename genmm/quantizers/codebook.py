@@ -125,10 +125,14 @@ class SphereCodebook(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Put the codes on random vectors [..., D] of the data, which starts them inside it."""
+        """Put the codes on random vectors [..., D] of the data, which starts them inside it.
+
+        With several processes all take those of the first one, so that the codebooks are equal.
+        """
         rows = functional.normalize(vectors.float().flatten(0, -2), dim=-1)
         picked = rows[torch.randint(len(rows), (self.codes,), device=rows.device)]
-        self._put(torch.arange(self.codes, device=rows.device), picked + 0.02 * torch.randn_like(picked))
+        picked = _of_first_process(picked + 0.02 * torch.randn_like(picked))
+        self._put(torch.arange(self.codes, device=rows.device), picked)
 
     @torch.no_grad()
     def revive(self, vectors: Tensor, least: float) -> int:
@@ -141,10 +145,7 @@ class SphereCodebook(nn.Module):
         if not len(dead):
             return 0
         rows = functional.normalize(vectors.float().flatten(0, -2), dim=-1)
-        picked = rows[torch.randint(len(rows), (len(dead),), device=rows.device)]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.broadcast(picked, 0)
-        self._put(dead, picked)
+        self._put(dead, _of_first_process(rows[torch.randint(len(rows), (len(dead),), device=rows.device)]))
         return len(dead)
 
     def _put(self, ids: Tensor, rows: Tensor) -> None:
@@ -153,3 +154,9 @@ class SphereCodebook(nn.Module):
         self.embedding.weight[ids] = rows
         self.mass[ids] = fair
         self.sums[ids] = rows * fair
+
+
+def _of_first_process(picked: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(picked, 0)
+    return picked

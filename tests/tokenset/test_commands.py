@@ -53,6 +53,29 @@ def test_draw_edits(model_folder, picture_file, tmp_path):
     way = tmp_path / "way.png"
     assert draw("--edit", picture_file, "--towards", edited, "-n", 3, "-o", way, model=model_folder) == 0
     assert len(list(tmp_path.glob("way_*.png"))) == 3
+    assert draw("--recipe", tmp_path / "way_2.json", "-o", again, model=model_folder) == 0
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(tmp_path / "way_2.png")))
+
+
+def test_draw_swaps_denoises_and_keeps_bounds(model_folder, picture_file, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(255 - np.asarray(Image.open(picture_file))).save(other)
+    swapped = tmp_path / "swapped.png"
+    given = ("--edit", picture_file, "--swap", other, "--region", "0,0,8,16", "-o", swapped)
+    assert draw(*given, model=model_folder) == 0
+    recipes = [read_recipe(tmp_path / f"swapped_{number}.png") for number in (1, 2)]
+    settings = recipes[0]["settings"]
+    assert sorted(recipes[0]["tokens"][0] + recipes[1]["tokens"][0]) == sorted(settings["source"] + settings["target"])
+    clean = tmp_path / "clean.png"
+    assert draw("--edit", picture_file, "--denoise", 2, "-o", clean, model=model_folder) == 0
+    assert read_recipe(clean)["settings"]["rounds"] == 2
+    bounded = tmp_path / "bounded.png"
+    given = ("--edit", picture_file, "--at-least", "31=3", "--at-most", "31=3", "--seed", 2, "-o", bounded)
+    assert draw(*given, model=model_folder) == 0
+    assert read_recipe(bounded)["tokens"][0].count(31) == 3
+    again = tmp_path / "again.png"
+    assert draw("--recipe", bounded, "-o", again, model=model_folder) == 0
+    assert read_recipe(again)["tokens"] == read_recipe(bounded)["tokens"]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +89,10 @@ def test_draw_edits(model_folder, picture_file, tmp_path):
         (("heart", "--set", "steps=many"), "steps"),
         (("heart", "-n", "100"), "64"),
         (("--edit", "missing.png"), "missing.png"),
+        (("--denoise", "2"), "--edit"),
+        (("--edit", "x.png", "--swap", "y.png"), "--region"),
+        (("--edit", "x.png", "--swap", "y.png", "--denoise", "1"), "one of"),
+        (("heart", "--edit", "x.png", "--denoise", "1"), "nothing new"),
     ],
 )
 def test_draw_explains_mistakes(model_folder, tmp_path, monkeypatch, capsys, arguments, message):

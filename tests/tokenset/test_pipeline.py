@@ -143,6 +143,33 @@ def test_awkward_pictures(pipeline, picture, tmp_path):
     assert all(len(one) == 8 for one in pipeline.tokenize([tmp_path / name for name in names]))
 
 
+def test_awkward_pictures_look_as_they_should(pipeline, picture, tmp_path):
+    """Files and Pillow pictures alike: upright, on white, the first frame, all sixteen bits."""
+    square = picture[:, 4:28]  # the middle square is read
+    base = Image.fromarray(square)
+    clear = Image.fromarray(np.dstack([np.zeros_like(square), np.zeros((24, 24, 1), np.uint8)]), "RGBA")
+    ramp = np.linspace(0, 65535, 24 * 24).astype(np.uint16).reshape(24, 24)
+    turned = base.getexif()
+    turned[0x0112] = 6
+    base.save(tmp_path / "turned.png", exif=turned)
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    black = Image.new("RGB", (24, 24))
+    black.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (24, 24), (255, 255, 255))])
+    base.convert("CMYK").save(tmp_path / "cmyk.tif")
+    small = pipeline.image_size
+    eight = np.rint(ramp / 257.0).astype(np.uint8)[..., None].repeat(3, -1)
+    expected = {
+        "turned.png": np.rot90(square, -1), "clear.png": np.full_like(square, 255), "deep.png": eight,
+        "moving.gif": np.zeros_like(square), "cmyk.tif": square,
+    }  # fmt: skip
+    for name, pixels in expected.items():
+        wanted = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize((small, small), Image.LANCZOS))
+        for source in (tmp_path / name, Image.open(tmp_path / name)):
+            found = pipeline.read(source).astype(int)
+            assert np.abs(found - wanted).max() <= 2, (name, type(source))
+
+
 def test_broken_pictures_are_refused(pipeline, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
     (tmp_path / "text.png").write_text("no picture")
@@ -200,6 +227,27 @@ def test_edits_keep_locked_tokens_exactly(pipeline, picture):
     assert again.sets == result.sets
 
 
+def test_edits_keep_bounds_exactly(pipeline, picture):
+    own = pipeline.tokenize([picture])[0]
+    codes = [code for code, _ in own.pairs]
+    foreign = next(code for code in range(32) if code not in own)
+    wanted, unwanted = {foreign: 2}, {codes[0]: 0}
+    result = pipeline.edit(own, free=codes[:2], at_least=wanted, at_most={**unwanted, foreign: 2}, count=6, seed=3)
+    for made in result.sets:
+        assert dict(made.pairs)[foreign] == 2
+        assert codes[0] not in made
+        assert len(made) == len(own)
+    assert result.settings["at_least"] == {str(foreign): 2}
+    for bounds, message in (
+        ({"at_least": {codes[-1]: 1}}, "locked"), ({"at_least": {foreign: 8}}, "allow"),
+        ({"at_most": {99: 1}}, "0 to 31"),
+        ({"at_least": {foreign: 2}, "at_most": {foreign: 1}}, "2 times or more"),
+        ({"at_most": dict.fromkeys(set(range(32)) - set(codes[2:]), 0)}, "allow"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            pipeline.edit(own, free=codes[:2], **bounds)
+
+
 def test_weak_edits_stay_nearer(pipeline, picture):
     own = pipeline.tokenize([picture])[0]
     near = pipeline.variations(own, strength=0.1, count=8, seed=1)
@@ -250,6 +298,23 @@ def test_swapping_moves_tokens(pipeline, picture):
     for wrong in (([], []), (a, b[:1]), ([31 if 31 not in one else 30], b[:1])):
         with pytest.raises(UsageError):
             pipeline.swap(one, other, *wrong)
+
+
+def test_a_region_changes_places(pipeline, picture):
+    one, other = pipeline.tokenize([picture, 255 - picture])
+    region = np.zeros((16, 16), bool)
+    region[:, :8] = True
+    result = pipeline.swap_region(one, other, region)
+    assert result.sets[0] + result.sets[1] == one + other
+    assert [len(made) for made in result.sets] == [8, 8]
+    moved = TokenSet.from_tokens(result.settings["from_one"], 32)
+    assert {code for code, _ in moved.pairs} <= set(pipeline.token_map(one).inside(region))
+    again = pipeline.again(result.only(1).recipe())
+    assert np.array_equal(again.images[0], result.images[1])
+    with pytest.raises(UsageError, match="empty"):
+        pipeline.swap_region(one, other, region & False)
+    with pytest.raises(UsageError, match="no tokens"):
+        pipeline.again({"settings": {}, "seeds": [0]})
 
 
 def test_denoising_and_reconstruction(pipeline, picture):

@@ -9,7 +9,7 @@ Source: TokenSet (arXiv 2503.16425) figure 5 for the idea that tokens carry regi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +109,8 @@ class SetEditing:
         text: str | None = None,
         labels: Mapping[str, str] | None = None,
         strength: float = 1.0,
+        at_least: Mapping[int, int] | None = None,
+        at_most: Mapping[int, int] | None = None,
         count: int = 1,
         seed: int | None = None,
         seeds: Sequence[int] = (),
@@ -119,7 +121,9 @@ class SetEditing:
 
         Every picture made has the locked codes exactly as often as before; the free tokens are drawn anew among all
         other codes, guided by text and labels. `strength` 1 starts them from noise, less stays nearer to what was
-        there. Raises: UsageError for codes that the set does not hold or a set of another size than drawn ones.
+        there. `at_least` and `at_most` (code -> times) hold exactly for codes that are not locked.
+        Raises: UsageError for codes that the set does not hold, a set of another size than drawn ones, and bounds that
+        leave no way.
         """
         own, freed = self.as_token_set(picture), sorted({int(code) for code in free})
         foreign = [code for code in freed if code not in own]
@@ -138,6 +142,7 @@ class SetEditing:
         lower[freed] = 0
         held = lower > 0
         upper[held] = lower[held]
+        self._bound(lower, upper, held, at_least or {}, at_most or {})
         rows = [
             Row(wish, one, lower=lower, upper=upper, origin=own.counts, from_t=1.0 - strength)
             for one in request.picture_seeds()
@@ -145,8 +150,36 @@ class SetEditing:
         about = {
             "operation": "edit", "source": list(own), "free": freed, "strength": strength, "text": text,
             "labels": dict(labels or {}),
+            **{name: {str(code): times for code, times in bound.items()}
+               for name, bound in (("at_least", at_least), ("at_most", at_most)) if bound},
         }  # fmt: skip
         yield from self.made(rows, request.resolved(self.defaults), about, cancel=cancel)
+
+    def _bound(
+        self, lower: Tensor, upper: Tensor, held: Tensor, at_least: Mapping[int, int], at_most: Mapping[int, int]
+    ) -> None:
+        """Narrow bounds [C] in place. Raises: UsageError for locked codes and for bounds that leave no way."""
+        for name, wanted, bound in (("at_least", at_least, lower), ("at_most", at_most, upper)):
+            for code, times in wanted.items():
+                if not 0 <= code < self.codes or times < 0:
+                    raise UsageError(
+                        f"{name} takes codes from 0 to {self.codes - 1} and times from 0, got {code}: {times}"
+                    )
+                if held[code]:
+                    raise UsageError(
+                        f"token {code} is locked and stays {int(lower[code])} times; set it free to bound it"
+                    )
+                bound[code] = times
+        if bool((lower > upper).any()):
+            code = int((lower > upper).nonzero()[0, 0])
+            raise UsageError(
+                f"token {code} cannot occur {int(lower[code])} times or more and {int(upper[code])} or less"
+            )
+        if int(lower.sum()) > self.tokens or int(upper.sum()) < self.tokens:
+            raise UsageError(
+                f"a picture has {self.tokens} tokens; with what is locked the bounds allow {int(lower.sum())} to "
+                f"{int(upper.sum())}"
+            )
 
     def edit(self, picture: Any, *, on_event: Callable[[Event], None] | None = None, **more: Any) -> ImageResult:
         """Resample some codes and keep the others exactly; see `edit_events` for the arguments."""
@@ -217,6 +250,22 @@ class SetEditing:
         }  # fmt: skip
         return self._shown([(a - first) + second, (b - second) + first], about, 0)
 
+    def swap_region(self, one: Any, other: Any, region: np.ndarray) -> ImageResult:
+        """Exchange what carries a region [H, H] bool of two pictures: as many tokens as both have there.
+
+        Raises: UsageError for an empty region, ShapeError for another size.
+        """
+        region = np.asarray(region, dtype=bool)
+        if not region.any():
+            raise UsageError("the region is empty; mark the part that shall change places")
+        sets = self.as_token_set(one), self.as_token_set(other)
+        lists = []
+        for own in sets:
+            inside = set(self.token_map(own).inside(region))
+            lists.append([code for code in own if code in inside])
+        many = min(map(len, lists))
+        return self.swap(*sets, lists[0][:many], lists[1][:many])
+
     def denoise(self, picture: Any, rounds: int = 1) -> ImageResult:
         """Clean a noisy picture by tokenising it and decoding the set, `rounds` times."""
         if not 1 <= rounds <= 20:
@@ -230,6 +279,17 @@ class SetEditing:
         """A picture through its set of `tokens` tokens; a set stays what it is."""
         own = picture if isinstance(picture, TokenSet) else self.tokenize([picture], tokens)[0]
         return self._shown([own], {"operation": "reconstruct", "tokens": len(own), "source": list(own)}, 0)
+
+    def again(self, recipe: Mapping[str, Any]) -> ImageResult:
+        """The pictures of a recipe from the tokens in it, for operations that draw nothing new (interpolate, swap ...).
+
+        Raises: UsageError when the recipe holds no tokens of this model.
+        """
+        lists = recipe.get("tokens")
+        if not isinstance(lists, list) or not lists or not all(isinstance(tokens, list) for tokens in lists):
+            raise UsageError("the recipe holds no tokens, so its pictures cannot be made again")
+        made = self._shown([TokenSet.from_tokens(tokens, self.codes) for tokens in lists], recipe["settings"], 0)
+        return replace(made, seeds=tuple(recipe["seeds"]))
 
     def _pair(self, one: Any, other: Any) -> tuple[TokenSet, TokenSet]:
         a, b = self.as_token_set(one), self.as_token_set(other)

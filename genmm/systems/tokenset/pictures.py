@@ -15,7 +15,7 @@ from torch import Tensor
 
 from genmm.core.errors import ShapeError
 from genmm.core.limits import DEFAULT_LIMITS, Limits
-from genmm.media.image import as_picture, read_image
+from genmm.media.image import as_picture, pillow_pixels, read_image
 
 __all__ = ["as_pixels", "as_tensor", "read_square", "square"]
 
@@ -37,7 +37,7 @@ def read_square(source: Any, side: int, limits: Limits = DEFAULT_LIMITS) -> np.n
     Raises: MediaError, LimitError, ShapeError for what is no usable picture.
     """
     if isinstance(source, Image.Image):
-        source = np.asarray(source.convert("RGB"))
+        source = pillow_pixels(source)
     if isinstance(source, np.ndarray | Tensor):
         return square(as_picture(source), side)
     return square(read_image(source, limits=limits), side)
