@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import ShapeError, UsageError
+from genmm.quantizers.nearest_cpu import search_blocked
 from genmm.quantizers.nearest_sums import code_sums
 
 __all__ = ["NearestCodes", "code_sums", "nearest_codes", "residual_codes", "rounding_bound"]
@@ -233,11 +234,20 @@ def _search(prepared: Prepared, engine: str) -> tuple[Tensor, Tensor]:
     if not prepared.vectors.shape[0] * prepared.vectors.shape[1]:
         empty = prepared.vectors.new_empty(prepared.vectors.shape[:2], dtype=torch.float32)
         return empty.long(), empty
+    if engine == "blocked":
+        return search_blocked(prepared)
     return search_plain(prepared)
 
 
 def _choose(engine: str, x: Tensor, codes: Tensor) -> str:
-    return "plain"
+    """The engine to run; refuses one that the device does not have."""
+    kind = x.device.type
+    if engine == "blocked" and kind != "cpu":
+        raise UsageError(f'the engine "blocked" runs on CPU tensors, these are on {x.device}; use "auto"')
+    if engine != "auto":
+        return engine
+    large = x.shape[1] * codes.shape[1] * len(x) >= BLOCKED_FROM
+    return "blocked" if kind == "cpu" and large else "plain"
 
 
 # ---------------------------------------------------------------- arguments and results
