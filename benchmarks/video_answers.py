@@ -52,6 +52,8 @@ REDUCERS: Mapping[str, tuple[str, str]] = {
 """Name in the table -> (how tokens are chosen, what is added to them)."""
 LEARNING_RATE = 2e-3
 BATCH = 32
+TURNS = 16
+"""Sets of five questions known of each training clip; a step asks one of them. Tests ask one set."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +190,7 @@ def measure(args: argparse.Namespace) -> AnswerReport:
         "cells_per_clip": shape[0] * shape[1] * shape[2],
         "width": shape[3],
     }
-    store = cache / f"answers-{mark}-{args.clips}-{args.test_clips}-{args.steps}-{args.side}.json"
+    store = cache / f"answers-{mark}-{args.clips}-{args.test_clips}-{args.steps}-{args.side}-{TURNS}.json"
     report = AnswerReport(settings, read_json(store)["cells"] if store.is_file() else {})
     _fill(report, args, sets, files, store)
     return report
@@ -197,7 +199,7 @@ def measure(args: argparse.Namespace) -> AnswerReport:
 def _fill(
     report: AnswerReport, args: argparse.Namespace, sets: dict[str, QuestionClips], files: dict[str, Path], store: Path
 ) -> None:
-    targets = {split: clips.targets() for split, clips in sets.items()}
+    targets = {split: clips.targets(TURNS if split == "train" else 1) for split, clips in sets.items()}
     for tokens in args.budgets:
         for name in args.reducers:
             choose, _ = REDUCERS[name]
@@ -251,7 +253,12 @@ class ReducedSet:
             out = _placed_cells(out["codebook"].float())
         if "index_map" in out:
             out["index_map"] = out["index_map"].long()
-        return {**out, "words": self.words[index], "answers": self.answers[index]}
+        # Which set of questions follows from nothing but torch's generator, which a cell seeds.
+        turns = self.words.shape[1] // len(KINDS)
+        turn = torch.randint(turns, (len(index), 1)) if turns > 1 else torch.zeros(len(index), 1, dtype=torch.int64)
+        asked = turn * len(KINDS) + torch.arange(len(KINDS))
+        rows = index.unsqueeze(1)
+        return {**out, "words": self.words[rows, asked], "answers": self.answers[rows, asked]}
 
 
 def _half(path: Path, start: int, end: int) -> Tensor:
@@ -262,8 +269,8 @@ def _placed_cells(features: Tensor) -> dict[str, Tensor]:
     """All cells of a clip as tokens with their places: features [B, T, h, w, D]."""
     batch, *grid, width = features.shape
     axes = torch.meshgrid(*((torch.arange(n) + 0.5) / n for n in grid), indexing="ij")
-    places = torch.stack(axes, -1).view(1, -1, 3).expand(batch, -1, -1)
-    places = torch.cat([places, torch.zeros(batch, places.shape[1], 4)], -1)
+    # One row of places serves all clips of a batch: what a model makes of them is then computed once.
+    places = F.pad(torch.stack(axes, -1).view(1, -1, 3), (0, 4))
     tokens = features.reshape(batch, -1, width)
     return {"codebook": tokens, "places": places, "mask": torch.ones(tokens.shape[:2], dtype=torch.bool)}
 
@@ -318,7 +325,9 @@ def train_cell(
         )
         for index in _batches(len(train), steps, seed):
             batch = train.batch(index)
-            loss = F.cross_entropy(model(batch).flatten(0, 1), batch["answers"].flatten())
+            with torch.autocast("cpu", torch.bfloat16):  # half the time; the same for every reducer
+                scores = model(batch)
+            loss = F.cross_entropy(scores.float().flatten(0, 1), batch["answers"].flatten())
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

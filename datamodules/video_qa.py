@@ -75,8 +75,11 @@ class Question:
     """One of ANSWERS."""
 
 
-def make_clip(number: int, *, seed: int = 0) -> tuple[Scene, Callable[[SceneTruth], list[Question]]]:
-    """Scene `number` of a set, and the function that asks about it once its truth is known."""
+def make_clip(number: int, *, seed: int = 0) -> tuple[Scene, Callable[..., list[Question]]]:
+    """Scene `number` of a set, and the function that asks about it once its truth is known: `ask(truth, turn=0)`.
+
+    Every turn asks one question of each kind, about shapes of its own choice.
+    """
     rng = np.random.default_rng(derive_seed(seed, "question", number))
     count = int(rng.integers(2, 5))
     colours = [str(c) for c in rng.permutation(SEEN_COLOURS)[: count + 1]]
@@ -90,7 +93,12 @@ def make_clip(number: int, *, seed: int = 0) -> tuple[Scene, Callable[[SceneTrut
     scene = Scene(
         seconds=SECONDS, shots=(Shot(background=ground),), movers=movers, seed=int(rng.integers(2**31)), sounds=()
     )
-    return scene, lambda truth: _questions(truth, np.random.default_rng(derive_seed(seed, "ask", number)))
+    return scene, lambda truth, turn=0: _questions(truth, np.random.default_rng(_ask_seed(seed, number, turn)))
+
+
+def _ask_seed(seed: int, number: int, turn: int) -> int:
+    """Turn 0 keeps the seed that single questions always had."""
+    return derive_seed(seed, "ask", number) if turn == 0 else derive_seed(seed, "ask", number, turn)
 
 
 def _mover(rng: np.random.Generator, colour: str, start_s: float) -> Mover:
@@ -173,17 +181,18 @@ class QuestionClips:
     fps: float = FPS
     side: int = SIDE
 
-    def questions(self, number: int) -> list[Question]:
-        """Questions of clip `number` of the set, without pictures."""
+    def questions(self, number: int, turns: int = 1) -> list[Question]:
+        """Questions of clip `number` of the set, one of each kind for each turn, without pictures."""
         scene, ask = make_clip(self.first + number, seed=self.seed)
-        return ask(_truth_of(scene, self.fps))
+        truth = _truth_of(scene, self.fps)
+        return [question for turn in range(turns) for question in ask(truth, turn)]
 
-    def targets(self) -> tuple[Tensor, Tensor]:
-        """Word ids [C, Q, L] (0 pads) and answer ids [C, Q]."""
+    def targets(self, turns: int = 1) -> tuple[Tensor, Tensor]:
+        """Word ids [C, Q, L] (0 pads) and answer ids [C, Q]; Q is the number of kinds times `turns`."""
         ids = {word: n for n, word in enumerate(WORDS, 1)}
         rows, answers = [], []
         for number in range(self.count):
-            asked = self.questions(number)
+            asked = self.questions(number, turns)
             rows.append([[ids[word] for word in question.text.split()] for question in asked])
             answers.append([ANSWERS.index(question.answer) for question in asked])
         longest = max(len(row) for clip in rows for row in clip)
@@ -238,6 +247,7 @@ class VideoQuestions(GenerativeData):
         tokens: int = 12,
         train_clips: int = 2000,
         val_clips: int = 300,
+        turns: int = 16,
         fps: float = FPS,
         side: int = SIDE,
         cache: str | None = None,
@@ -251,7 +261,8 @@ class VideoQuestions(GenerativeData):
             method: Reducer, see genmm.systems.vqtoken.reducer.METHODS.
             tokens: Tokens of a clip.
             train_clips: Clips to train on.
-            val_clips: Clips to validate on; half as many again are for the test.
+            val_clips: Clips to validate on; as many again are for the test.
+            turns: Sets of five questions that are known of a training clip; an epoch asks one of them.
             fps: Frames a second of a clip.
             side: Side of a frame in pixels, a multiple of 8.
             cache: Folder for features; null means video_qa in $GENMM_HOME.
@@ -262,7 +273,9 @@ class VideoQuestions(GenerativeData):
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         if side % 8 or min(train_clips, val_clips, tokens) < 1:
             raise ConfigError(f"side must be a multiple of 8, clips and tokens at least 1; got {side}, {tokens}")
-        self.encoder, self.method, self.tokens = encoder, method, tokens
+        if turns < 1:
+            raise ConfigError(f"turns must be at least 1, got {turns}")
+        self.encoder, self.method, self.tokens, self.turns = encoder, method, tokens, turns
         self.home = Path(cache) if cache else genmm_home() / "video_qa"
         self.sets = {
             "train": QuestionClips(train_clips, 0, seed, fps, side),
@@ -289,7 +302,7 @@ class VideoQuestions(GenerativeData):
             with torch.no_grad():
                 one = reduce(read_features(path, start, min(clips.count, start + 16)), self.tokens, method=self.method)
             parts.append(one)
-        return ReducedClips(parts, *clips.targets())
+        return ReducedClips(parts, *clips.targets(self.turns if split == "train" else 1))
 
     def features(self, split: str) -> Path:
         """The file of a split's features; encodes them when it is missing."""
@@ -310,7 +323,7 @@ class VideoQuestions(GenerativeData):
 
 
 class ReducedClips:
-    """Items of a split, all with the same number of rows."""
+    """Items of a split, all with the same number of rows; of several sets of questions the pick's seed takes one."""
 
     def __init__(self, parts: list[Any], words: Tensor, answers: Tensor) -> None:
         from genmm.systems.vqtoken.answerer import token_places
@@ -332,12 +345,14 @@ class ReducedClips:
         return len(self.lengths)
 
     def __getitem__(self, pick: Pick) -> dict[str, Tensor]:
-        n = pick.index
+        n, turns = pick.index, self.words.shape[1] // len(KINDS)
+        turn = int(np.random.default_rng(pick.seed).integers(turns)) if turns > 1 else 0
+        asked = slice(turn * len(KINDS), (turn + 1) * len(KINDS))
         return {
             "codebook": self.codebook[n].float(),
             "places": self.places[n],
             "mask": self.mask[n],
             "index_map": self.index_map[n].long(),
-            "words": self.words[n],
-            "answers": self.answers[n],
+            "words": self.words[n, asked],
+            "answers": self.answers[n, asked],
         }

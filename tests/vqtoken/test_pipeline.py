@@ -216,3 +216,8 @@ def test_question_sets_repeat_and_differ():
     assert all(torch.equal(a, b) for a, b in zip(one.targets(), same.targets(), strict=True))
     assert not torch.equal(one.targets()[1], other.targets()[1])
     json.dumps([q.__dict__ for q in one.questions(0)])
+    words, answers = one.targets(turns=3)
+    assert words.shape[:2] == answers.shape == (6, 15)
+    length = one.targets()[0].shape[2]
+    assert torch.equal(words[:, :5, :length], one.targets()[0]) and torch.equal(answers[:, :5], one.targets()[1])
+    assert not torch.equal(answers[:, 5:10], answers[:, :5])
