@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks.image_sampling import memory_section, released_section, sampler_section
+from benchmarks.image_sampling import guidance_section, memory_section, released_section, sampler_section
 from benchmarks.image_whole import encode_section, whole_section
 from benchmarks.tables import Report, Section
 from genmm.core.devices import choose_device, describe_machine
@@ -17,7 +17,7 @@ Measure images on this machine: one sampling step without the network at the pub
 size (4096 codes, 128 tokens) against a direct step in the manner of the original, its
 memory at 256 pictures, whole pictures against the bare network calls, and tokenising.
 Takes some minutes; keep the machine idle meanwhile, and expect 8 GiB of memory."""
-SECTIONS = ("sampler", "memory", "whole", "encode", "released")
+SECTIONS = ("sampler", "guidance", "memory", "whole", "encode", "released")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,7 @@ def measure(args: argparse.Namespace) -> Report:
     model = args.model, str(device)
     actions: dict[str, tuple[str, Callable[[], Section]]] = {
         "sampler": ("One step without the network", lambda: sampler_section(device, runs=runs, quick=args.quick)),
+        "guidance": ("One guided step", lambda: guidance_section(device, runs=runs, quick=args.quick)),
         "memory": ("Memory of one step", lambda: memory_section(device, quick=args.quick)),
         "whole": ("Whole pictures", lambda: whole_section(*model, batch=4 if args.quick else args.batch, runs=runs)),
         "encode": ("Pictures to counts", lambda: encode_section(*model, runs=runs, quick=args.quick)),

@@ -95,6 +95,42 @@ def sampler_section(device: torch.device, *, runs: int, quick: bool) -> Section:
     )
 
 
+def guidance_section(device: torch.device, *, runs: int, quick: bool) -> Section:
+    """Seconds of one guided step: mixing both predictions, then drawing the half that is used."""
+    rows, codes, tokens = (2, 256, 16) if quick else (8, 4096, 128)
+    t = TIMES[1]
+    both = torch.cat([stub_logits(rows, codes, tokens, t, seed) for seed in (0, 1)]).to(device)
+    state = start_counts(codes, tokens, RowNoise(range(rows), device))
+    noise, own = exponential_noise(torch.Generator().manual_seed(0)), OfficialSettings(draw_clean="topp")
+
+    def step(engine: str) -> object:
+        log_p = guided(*both.chunk(2), 4.0, "log")
+        return one_step(log_p, state, t, DiffusionSettings(engine=engine))
+
+    def direct() -> object:
+        p = guided(*both.chunk(2), 4.0).exp().repeat(2, 1, 1)
+        return official_step(p, state.repeat(2, 1), t, t + STEP, tokens, own, lambda shape: noise(shape).to(device))
+
+    actions = {"repair": lambda: step("repair"), "exact": lambda: step("exact"), "direct": direct}
+    seconds = alternate(actions, runs=runs, device=device)
+    return Section(
+        "One guided step",
+        f"{rows} pictures, {codes} codes, {tokens} tokens, t = {t}. Ours mixes the two predictions and draws {rows} "
+        f"rows; the direct step carries both halves, {2 * rows} rows, through all draws, as the original does.",
+        tuple(
+            Row(
+                item=f"guided {name} step",
+                unit="ms",
+                ours=1e3 * seconds[name].median,
+                peer=1e3 * seconds["direct"].median,
+                peer_name="direct step, both halves",
+                better="lower",
+            )
+            for name in ("repair", "exact")
+        ),
+    )
+
+
 def memory_section(device: torch.device, *, quick: bool) -> Section:
     """Peak memory of one step beyond its input."""
     rows, codes, tokens = (4, 256, 16) if quick else (256, 4096, 128)

@@ -17,6 +17,7 @@ examples:
   genmm evaluate --out reports/sled              writes reports/sled/speech.json and .md
   genmm evaluate --quick                         a minute, to see that everything works
   genmm evaluate --model tokenset                an image model: reconstruction, drawing, memorising
+  genmm evaluate --model my-signs --pictures sign_digits
   genmm evaluate --model runs/sled/demo/export --card runs/sled/demo/export/README.md"""
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 
@@ -28,6 +29,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--model", default="sled", metavar="NAME", help="name or folder of the model (sled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the speech corpora ($GENMM_DATA)")
+    parser.add_argument(
+        "--pictures",
+        default="emoji",
+        metavar="NAME|FOLDER|TAR",
+        help="image models: pictures that the model was trained on: emoji, sign_digits, drawn, a folder or tar files "
+        "(emoji)",
+    )
     parser.add_argument("--seed", type=int, default=2024, help="seed of texts and speech (2024)")
     parser.add_argument("--quick", action="store_true", help="few utterances: shows that it works")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write DIR/speech.json and DIR/speech.md")

@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from genmm.core.errors import CheckpointError
+from genmm.core.errors import CheckpointError, UsageError
 from genmm.core.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from datamodules.image_sources import PictureSource
 
 JUDGE = "judge"
 """Folder inside a model folder with the features that measure it."""
+KNOWN = ("emoji", "sign_digits", "drawn")
+"""Sets of pictures with a name of their own."""
 SHEET = "pictures.png"
 """Drawn pictures, below each the nearest training picture, below that the one asked for."""
 
@@ -22,6 +29,9 @@ def run(args: argparse.Namespace, with_tables: Callable[[str, str], str]) -> int
     from app.progress import ProgressDisplay
     from genmm.media.image import write_image
 
+    if args.seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {args.seed}")
+    source = picture_source(args.pictures)
     pipeline = genmm.load(args.model, device=args.device)
     judge = pipeline.folder / JUDGE
     if not (judge / "config.json").is_file():
@@ -31,7 +41,7 @@ def run(args: argparse.Namespace, with_tables: Callable[[str, str], str]) -> int
         )
     options = ImageEvaluation.quick(args.seed) if args.quick else ImageEvaluation(seed=args.seed)
     with ProgressDisplay("measuring") as show:
-        report = evaluate_images(pipeline, judge, options, on_event=show)
+        report = evaluate_images(pipeline, judge, options, source, on_event=show)
     text = report_markdown(report.figures)
     print(text)
     if args.out:
@@ -47,3 +57,17 @@ def run(args: argparse.Namespace, with_tables: Callable[[str, str], str]) -> int
             write_image(args.card.with_name(SHEET), report.sheet)
         print(f"written: {args.card}", file=sys.stderr)
     return 0
+
+
+def picture_source(name: str) -> PictureSource:
+    """The pictures that `--pictures` names. Raises: UsageError for no known set, folder or tar file."""
+    from datamodules.image_sources import PictureSource
+
+    if name in KNOWN:
+        return PictureSource(kind=name)
+    path = Path(name)
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return PictureSource(kind="webdataset", path=name)
+    if not path.is_dir():
+        raise UsageError(f"--pictures takes {', '.join(KNOWN)}, a folder or a tar file; there is no {name!r}")
+    return PictureSource(kind="folder", path=name)

@@ -73,6 +73,7 @@ def evaluate_images(
     train = store.chosen("train")
     if not held or not train:
         raise DataError("the source has no held-out pictures; evaluation needs some")
+    _check_labels(pipeline, store)
     rng = np.random.default_rng(options.seed)
     some = sorted(rng.choice(train, min(options.sample, len(train)), replace=False).tolist())
     held = held[: options.sample]
@@ -100,6 +101,15 @@ def evaluate_images(
         figures["drawing"], sheet = _drawing(pipeline, judge, store, drawn, train, options.seed)
     say(Progress(4, 4, "steps", "done"))
     return ImageReport(figures, sheet)
+
+
+def _check_labels(pipeline: TokenSetPipeline, store: PictureStore) -> None:
+    found = {name for entry in store.entries for name in entry.labels}
+    if pipeline.labels and not found & set(pipeline.labels):
+        raise DataError(
+            f"the model is asked by {', '.join(pipeline.labels)}, the pictures are labelled by "
+            f"{', '.join(sorted(found)) or 'nothing'}; name the pictures it was trained on with --pictures"
+        )
 
 
 def _pixels(store: PictureStore, indices: Sequence[int]) -> Tensor:

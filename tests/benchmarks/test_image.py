@@ -35,12 +35,13 @@ def test_the_stub_is_a_distribution_whose_sum_is_the_size_of_a_set():
     assert bool(((means > 4) & (means < 12)).all())
 
 
-@pytest.mark.parametrize("only", [["sampler", "memory", "released"]])
+@pytest.mark.parametrize("only", [["sampler", "guidance", "memory", "released"]])
 def test_quick_sections_have_their_rows(tmp_path, capsys, only):
     assert main(["image", "--quick", "--device", "cpu", "--only", *only, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "image.json").read_text())
     rows = {section["title"]: section["rows"] for section in report["sections"]}
     assert [row["item"] for row in rows["One step without the network"]] == ["repair step", "exact step"]
+    assert [row["item"] for row in rows["One guided step"]] == ["guided repair step", "guided exact step"]
     assert all(row["ours"] > 0 and row["peer"] > 0 for row in rows["Memory of one step"])
     assert len(rows["The released small size"]) == 2
 

@@ -88,6 +88,29 @@ def test_codes_move_to_their_data_and_dead_ones_come_back():
     assert float(book(data).loss) < 0.01
 
 
+def _train_a_rank(rank: int, folder: str) -> None:
+    """One of two processes: its own data, its own seed; writes the codebook that it ends with."""
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    book = SphereCodebook(16, 4, decay=0.2)
+    data = torch.randn(64, 4) + 3.0 * rank
+    book.start_from(data)
+    for _ in range(5):
+        book(data)
+    revived = book.revive(data, 0.5)
+    torch.save({**book.state_dict(), "mass": book.mass, "sums": book.sums, "revived": revived}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_codebooks_of_several_processes_stay_equal(tmp_path):
+    torch.multiprocessing.spawn(_train_a_rank, (str(tmp_path),), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one["revived"] == other["revived"] > 0
+    for name in ("embedding.weight", "mass", "sums"):
+        torch.testing.assert_close(one[name], other[name], atol=0, rtol=0)
+
+
 def test_usage_of_a_codebook():
     assert Usage.of(torch.tensor([5, 5, 0, 0])) == Usage(used=0.5, entropy=0.5, dead=0.5)
     assert Usage.of(torch.zeros(4)).dead == 1.0

@@ -39,3 +39,15 @@ def test_help_answers_without_heavy_imports():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "pocketsphinx" in done.stdout
+
+
+def test_pictures_are_named_or_found(tmp_path):
+    from app.evaluation.image_command import picture_source
+    from genmm.core.errors import UsageError
+
+    assert picture_source("sign_digits").kind == "sign_digits"
+    assert picture_source(str(tmp_path)).kind == "folder"
+    (tmp_path / "0.tar").write_bytes(b"")
+    assert picture_source(str(tmp_path)).kind == "webdataset"
+    with pytest.raises(UsageError, match="no 'cats'"):
+        picture_source("cats")
