@@ -8,7 +8,6 @@ importing it must be light, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 import pkgutil
@@ -21,6 +20,7 @@ from types import ModuleType
 import genmm
 from app import commands
 from genmm.core.errors import GenmmError
+from genmm.core.suggest import did_you_mean
 
 ORDER = (
     "app",
@@ -44,8 +44,9 @@ PASS_THROUGH = (*TRAINING, "bench")
 """Commands that parse the rest of the line themselves."""
 
 DESCRIPTION = """\
-Make speech from text on your own machine: in the browser, on the command line,
-or in batches over manifests; train and measure the models behind it."""
+Generate and edit speech, music, images and video tokens, and find highlights, on
+your own machine: in the browser, on the command line, or in batches over manifests;
+train and measure the models behind it."""
 EPILOG = """\
 first steps:
   genmm app                                   open the web page on http://127.0.0.1:7860
@@ -62,6 +63,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str, **more: object) -> None:
         super().__init__(prog, max_help_position=30, width=min(110, max(60, _columns() - 2)), **more)  # type: ignore[arg-type]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that guesses which of its choices a mistyped word was meant to be."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        guess = did_you_mean(str(value), known)
+        raise argparse.ArgumentError(action, f"there is no {value!r}{guess or '; choose from ' + ', '.join(known)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser(word: str = "") -> argparse.ArgumentParser:
     """The parser of the command that `word` names, or of all of them; light, so that help answers at once."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="genmm", description=DESCRIPTION, epilog=EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"genmm {genmm.__version__}")
@@ -143,8 +155,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     if unknown:
         leaf = _leaf(parser, args)
         option = unknown[0].partition("=")[0]
-        close = difflib.get_close_matches(option, leaf._option_string_actions, n=1)
-        leaf.error(f"unknown argument: {' '.join(unknown)}{f'; did you mean {close[0]}?' if close else ''}")
+        leaf.error(f"unknown argument: {' '.join(unknown)}{did_you_mean(option, leaf._option_string_actions)}")
     return args
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from genmm.core.errors import CheckpointError, GenmmError, UsageError
 from genmm.core.paths import embedded_home, extra_model_folders, models_home
+from genmm.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -84,11 +85,11 @@ def load(
     A name goes before a folder of the same name; write ./name for the folder.
     Raises: UsageError for an unknown name, device or dtype; CheckpointError for a folder that cannot be used.
     """
-    from genmm.core.devices import choose_device, choose_dtype
-
     info = find_model(name)
     if info.problem:
         raise CheckpointError(f"model {info.name} cannot be loaded: {info.problem}")
+    from genmm.core.devices import choose_device, choose_dtype
+
     place = choose_device(device)
     return _pipeline_class(info).from_folder(info.path, device=place, dtype=choose_dtype(dtype, place))
 
@@ -114,10 +115,10 @@ def find_model(name: str | os.PathLike[str]) -> ModelInfo:
     folder = Path(text).expanduser()
     if text and os.path.isdir(folder):  # unlike Path.is_dir, False for names that no system takes
         return _describe(folder.resolve().name, folder, "folder")
-    known = ", ".join(dict.fromkeys(path.name for _, path in _candidates())) or "none"
+    known = list(dict.fromkeys(path.name for _, path in _candidates()))
     raise UsageError(
-        f"there is no model or checkpoint folder {text[:200]!r}; models here: {known}. "
-        f"`genmm models` describes them, {_ways_to_more(text)}"
+        f"there is no model or checkpoint folder {text[:200]!r}; models here: {', '.join(known) or 'none'}"
+        f"{did_you_mean(text, known) or '.'} `genmm models` describes them, {_ways_to_more(text)}"
     )
 
 

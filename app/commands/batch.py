@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from genmm.batch.results_log import FAILED, read_records
 from genmm.batch.shards import Shard
 from genmm.batch.task import TASKS, row_fields, task_class
+from genmm.core.seeds import check_seed
+from genmm.registry import find_model
 
 if TYPE_CHECKING:
     from genmm.batch.runner import BatchReport
@@ -112,6 +114,9 @@ def run(args: argparse.Namespace) -> int:
     """Run or check a batch; prints a summary, names some failed items on stderr."""
     task = args.task_kind(**{e.name: getattr(args, f"task_{e.name}") for e in _option_fields(args.task_kind)})
     shard = Shard.parse(args.shard) if args.shard else Shard()
+    check_seed(args.seed)
+    if not args.check and isinstance(getattr(task, "model", None), str):
+        find_model(task.model)  # before the heavy imports below, so that a mistyped name is answered at once
     from genmm.batch.runner import make_plan, run_batch
 
     if args.check:

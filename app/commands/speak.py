@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.recipes import find_recipe
 from genmm.core.errors import UsageError
+from genmm.core.files import check_target
+from genmm.core.limits import clean_text
+from genmm.core.seeds import check_seed
+from genmm.core.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay
@@ -114,9 +118,7 @@ def _checked_output(args: argparse.Namespace) -> Path | str:
         if sys.stdout.isatty():
             raise UsageError("standard output is a terminal; pipe the sound into a player, such as: | ffplay -nodisp -")
         return output
-    path = Path(output)
-    if path.is_dir():
-        raise UsageError(f"{output} is a folder; give the name of a file in it")
+    path = check_target(output)
     if args.stream == "wav" and path.suffix.lower() != ".wav":
         raise UsageError(f"--stream wav writes .wav files, got {path.name!r}; use --stream raw for bare samples")
     if not args.stream and path.suffix.lower() not in SUFFIXES:
@@ -132,7 +134,9 @@ def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str
             raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for speech")
         settings |= _known_settings(recipe["settings"])
     settings |= dict(_setting(text) for text in args.set)
-    text = _text(args, recipe)
+    text = clean_text(_text(args, recipe))  # before the model is loaded, which takes seconds
+    if args.seed is not None:
+        check_seed(args.seed)
     takes, seeds = args.takes, ()
     if recipe and args.seed is None and takes in (None, len(recipe["seeds"])):
         seeds = tuple(recipe["seeds"])
@@ -209,7 +213,8 @@ def _voice(args: argparse.Namespace, recipe: dict[str, Any] | None, pipeline: Sl
         return voice
     if not Path(voice).expanduser().is_file():
         names = ", ".join(pipeline.voices) or "none"
-        raise UsageError(f"there is no voice or file {voice!r}; voices of model {pipeline.name}: {names}")
+        guess = did_you_mean(voice, pipeline.voices)
+        raise UsageError(f"there is no voice or file {voice!r}; voices of model {pipeline.name}: {names}{guess}")
     from genmm.media.audio import read_audio
 
     audio = read_audio(Path(voice).expanduser())

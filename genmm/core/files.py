@@ -17,6 +17,7 @@ from genmm.core.errors import DataError, UsageError
 __all__ = [
     "append_line",
     "atomic_path",
+    "check_target",
     "parse_json",
     "read_json",
     "safe_stem",
@@ -61,6 +62,29 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     sync_folder(target.parent)
     if not target.is_file() or target.stat().st_size != size:
         raise OSError(f"{target} was written, but is not there as written; another program may have changed it")
+
+
+def check_target(target: str | os.PathLike[str]) -> Path:
+    """Give back the path of a file that is to be written later; long work asks before it begins.
+
+    Raises: UsageError when it is a folder, when a file stands where a folder is needed, or when nothing can be written
+    there. Folders that are missing are not made.
+    """
+    target = Path(target)
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; give the name of a file in it")
+    folder = next(path for path in (target.absolute().parent, *target.absolute().parents) if path.exists())
+    if not folder.is_dir():
+        raise UsageError(f"{target} cannot be written: {folder} is a file, not a folder")
+    probe = folder / f".{secrets.token_hex(6)}.probe"  # permissions alone do not tell of read-only disks and /proc
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written: nothing can be made in {folder} ({error.strerror}); choose another folder"
+        ) from error
+    return target
 
 
 def _mode_of_new_files(path: Path) -> int:

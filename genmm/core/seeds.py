@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from genmm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["check_seed", "derive_seed", "fresh_seed", "generators", "noise_for"]
 
@@ -49,10 +51,14 @@ def derive_seed(run_seed: int, *names: str | int) -> int:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One CPU generator per row, each started from its own seed; the global generator is not touched."""
+    import torch  # late, because commands check seeds before anything heavy is imported
+
     return [torch.Generator("cpu").manual_seed(check_seed(seed)) for seed in seeds]
 
 
 def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise [B, *shape] float32 on the CPU; row i depends on seeds[i] alone."""
+    import torch
+
     rows = [torch.randn(tuple(shape), generator=generator) for generator in generators(seeds)]
     return torch.stack(rows) if rows else torch.empty((0, *shape))

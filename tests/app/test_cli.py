@@ -106,6 +106,39 @@ def test_an_unknown_option_gets_the_usage_of_its_command_and_a_guess(capsys):
     assert "did you mean --batch-size?" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [(["speek", "hi"], "speak"), (["batch", "speach"], "speech"), (["convert", "sledd"], "sled")],
+)
+def test_a_mistyped_word_gets_a_guess(capsys, words, guess):
+    assert cli.main(words) == 2
+    assert f"did you mean {guess}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["speak", "one", "--model", "sleed"], "did you mean sled?"),
+        (["speak", " "], "the text is empty"),
+        (["speak", "one", "--seed", "-1"], "a seed is a whole number"),
+        (["speak", "one", "-o", "pyproject.toml/a.wav"], "is a file, not a folder"),
+        (["batch", "speech", "--manifest", "m", "--out", "o", "--model", "sleed"], "did you mean sled?"),
+        (["batch", "speech", "--manifest", "m", "--out", "o", "--seed", "-1"], "a seed is a whole number"),
+        (["fit", "--config", "none.yaml"], "none.yaml does not exist"),
+    ],
+)
+def test_simple_mistakes_are_found_before_anything_heavy_is_imported(words, text):
+    code = (
+        "import sys\n"
+        "from app.cli import main\n"
+        f"code = main({words!r})\n"
+        f"print(code, [name for name in {HEAVY[:3]!r} if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert answer.stdout.strip() == "2 []", answer.stderr
+    assert text in answer.stderr
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("genmm 0.")

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from genmm.core import files
 from genmm.core.errors import DataError, UsageError
-from genmm.core.files import append_line, atomic_path, read_json, safe_stem, write_bytes, write_json, write_text
+from genmm.core.files import (
+    append_line,
+    atomic_path,
+    check_target,
+    read_json,
+    safe_stem,
+    write_bytes,
+    write_json,
+    write_text,
+)  # fmt: skip
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -66,6 +75,22 @@ def test_files_have_the_permissions_of_plain_new_files_whoever_writes_them(tmp_p
 def test_a_folder_is_no_target(tmp_path):
     with pytest.raises(UsageError, match="is a folder"), atomic_path(tmp_path):
         pass
+
+
+def test_a_target_is_tried_before_the_work_and_nothing_is_left(tmp_path):
+    assert check_target(tmp_path / "new" / "deep" / "a.wav") == tmp_path / "new" / "deep" / "a.wav"
+    (tmp_path / "plain").write_text("x")
+    with pytest.raises(UsageError, match="is a folder"):
+        check_target(tmp_path)
+    with pytest.raises(UsageError, match="plain is a file, not a folder"):
+        check_target(tmp_path / "plain" / "below" / "a.wav")
+    assert [path.name for path in tmp_path.rglob("*")] == ["plain"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no files, as /proc on Linux")
+def test_a_target_where_nothing_can_be_made_is_refused():
+    with pytest.raises(UsageError, match="nothing can be made in /proc"):
+        check_target("/proc/a.wav")
 
 
 def test_a_full_disk_at_the_last_moment_leaves_the_old_file(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def test_convert_refuses_in_plain_words(official_folders, tmp_path, capsys):
         (["sled", str(tmp_path / "none"), str(tmp_path / "out"), "--codec", codec], "there is no folder"),
         (["sled", official, str(tmp_path / "out"), "--codec", official], "no official EnCodec folder"),
         (["sled", official, official, "--codec", codec], "--overwrite"),
-        (["whisper", official, str(tmp_path / "out")], "invalid choice"),
+        (["whisper", official, str(tmp_path / "out")], "there is no 'whisper'"),
         (["sled", official], "OUT"),
     ]:
         code, out, err = genmm(capsys, "convert", *words)

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from genmm.core.checkpoint import UnsetWeights, load_into, save_checkpoint
-from genmm.core.errors import CheckpointError, ConfigError, GenerationError
+from genmm.core.errors import CheckpointError, ConfigError, GenerationError, UsageError
 from genmm.core.events import Progress
 from genmm.core.files import read_json
 from genmm.core.staging import check_target, staged_folder
@@ -62,6 +62,8 @@ def convert_sled(
     """
     say = on_event or (lambda event: None)
     official, out = Path(official), Path(out)
+    if not official.is_dir():
+        raise UsageError(f"there is no folder {official}; name the one that holds the files of the SLED repository")
     encodec = find_encodec(official) if encodec is None else Path(encodec)
     check_target(out, overwrite=overwrite)
     say(Progress(0, 4, "steps", f"reading {official.name or official}"))

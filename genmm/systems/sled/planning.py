@@ -9,6 +9,7 @@ from torch import Tensor
 
 from genmm.core.errors import UsageError
 from genmm.core.limits import Limits, clean_text
+from genmm.core.suggest import did_you_mean
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.latents import LatentCodec
 from genmm.systems.sled.request import SpeechRequest, SpeechSettings, expected_s, lines_of
@@ -97,7 +98,8 @@ class Planner:
         if isinstance(wanted, str):
             if wanted not in self.voices:
                 names = ", ".join(self.voices) or "none; make one with pipeline.voice(...)"
-                raise UsageError(f"there is no voice {wanted!r} in model {self.name}; it has: {names}")
+                guess = did_you_mean(wanted, self.voices)
+                raise UsageError(f"there is no voice {wanted!r} in model {self.name}; it has: {names}{guess}")
             voice = self.voices[wanted]
         if voice.latents.shape[1] != self.codec.channels or voice.frame_rate != self.codec.frame_rate:
             raise UsageError(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from genmm.core.errors import ConfigError, UsageError
 from genmm.core.seeds import check_seed, derive_seed, fresh_seed
+from genmm.core.suggest import did_you_mean
 from genmm.samplers.autoregressive import StopRule
 from genmm.systems.sled.voice import Voice
 
@@ -98,7 +99,8 @@ class SpeechSettings:
         known = [entry.name for entry in dataclasses.fields(self)]
         unknown = sorted(set(changes) - set(known))
         if unknown:
-            raise UsageError(f"unknown speech settings: {', '.join(unknown)}; known: {', '.join(known)}")
+            guess = did_you_mean(unknown[0], known)
+            raise UsageError(f"unknown speech settings: {', '.join(unknown)}; known: {', '.join(known)}{guess}")
         return dataclasses.replace(self, **changes)
 
     @classmethod
