@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     output, recipe = work.checked_output(args), work.recipe_of(args, "generate")
     texts = work.texts_of(args, recipe, 'genmm compose "calm piano, 90 bpm" -o out.flac')
     wanted = work.asked(args, recipe)
-    seconds = args.seconds or (recipe["settings"].get("duration_s", 10.0) if recipe else 10.0)
+    before = recipe["settings"] if recipe else {}
+    seconds = before.get("duration_s", 10.0) if args.seconds is None else args.seconds
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
 

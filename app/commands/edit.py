@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if regions and (len(texts) > 1 or args.strength is not None or args.method):
         raise UsageError("--region makes a part anew: it takes one description and neither --strength nor --method")
     source = work.read_source(args.source)
-    if not own["source_text"] and not regions:
+    if not own["source_text"] and args.source_text is None:
         own["source_text"] = work.said_of(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         show(Progress(0, None, "", "loading the model"))
         pipeline = work.load(args, recipe)
         if regions:
-            result = pipeline.inpaint(source, regions, texts[0], **wanted, on_event=show)
+            result = pipeline.inpaint(
+                source, regions, texts[0], source_text=own["source_text"], **wanted, on_event=show
+            )
         else:
             result = pipeline.edit(source, texts, **own, **_one_take(wanted, texts), on_event=show)
     return work.finish(result, output)

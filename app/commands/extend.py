@@ -7,8 +7,8 @@ import argparse
 from app import music_work as work
 
 DESCRIPTION = """\
-Go on where a recording ends. The recording itself stays as it is; what follows is
-made to fit it and the description."""
+Go on where a recording ends. The recording itself stays as it is, but for its last 20
+milliseconds, which blend into what follows; that is made to fit it and the description."""
 EPILOG = """\
 examples:
   genmm extend in.flac "calm piano, 90 bpm" --seconds 8 -o longer.flac
@@ -21,6 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("text", nargs="?", help='what the music is like; "" lets the model choose')
     work.add_output(parser, "extended.flac")
     parser.add_argument("--seconds", type=float, metavar="X", help="how much longer, 0.5 to 300; default: 5")
+    said = "what the recording is; what the text leaves open goes on so. Default: as the recipe beside it says"
+    parser.add_argument("--source-text", metavar="TEXT", help=said)
     work.add_settings(parser, new_music=True)
 
 
@@ -29,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     output, recipe = work.checked_output(args), work.recipe_of(args, "extend")
     texts = work.texts_of(args, recipe, 'genmm extend in.flac "calm piano" --seconds 8 -o longer.flac')
     wanted = work.asked(args, recipe)
-    seconds = args.seconds or (recipe["settings"].get("extra_s", 5.0) if recipe else 5.0)
+    before = recipe["settings"] if recipe else {}
+    seconds = before.get("extra_s", 5.0) if args.seconds is None else args.seconds
+    said = args.source_text
+    if said is None:
+        said = before.get("source_text", "") or work.said_of(args.source)
     source = work.read_source(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
@@ -37,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
     with ProgressDisplay("extending") as show:
         show(Progress(0, None, "", "loading the model"))
         pipeline = work.load(args, recipe)
-        result = pipeline.continue_(source, seconds, texts[0], **wanted, on_event=show)
+        result = pipeline.continue_(source, seconds, texts[0], source_text=said, **wanted, on_event=show)
     return work.finish(result, output)

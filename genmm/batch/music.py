@@ -50,6 +50,8 @@ class MusicTask:
         "seconds": "length of new music, or of what is added",
         "source": "the recording to work on, path from the manifest's folder",
         "strength": "of an edit, 0 to 1",
+        "method": "inversion of an edit, regularised or plain; default: regularised",
+        "source_text": "what the recording is; what the text leaves open stays so",
         "spans": "regions to make anew, list of [start, end] in seconds",
         "bars": "length of a loop",
         "bpm": "tempo, goes before the text",
@@ -112,12 +114,17 @@ examples:
             arguments["duration_s"] = seconds
         elif kind == "edit":
             arguments["strength"] = check_strength(given.get("strength", self.strength))
+            arguments["method"] = given.get("method", "regularised")
+            if arguments["method"] not in ("regularised", "plain"):
+                raise UsageError(f"method must be regularised or plain, got {arguments['method']!r}")
         elif kind == "inpaint":
             arguments["spans"] = given.get("spans", [])
         elif kind == "extend":
             arguments["extra_s"] = seconds
         else:
             arguments["bars"] = given.get("bars", 4)
+        if source is not None:
+            arguments["source_text"] = clean_description(given.get("source_text", ""))
         return MusicWork(kind, clean_description(given["text"]), source, arguments, seconds)
 
     def cost(self, request: MusicWork) -> float:

@@ -77,6 +77,13 @@ def test_the_small_codec_decodes_long_music_in_pieces():
     assert codec.encode(torch.randn(1, 2, 640 * 3 + 1)).mean.shape == (1, 8, 4)
 
 
+def test_the_small_codec_encodes_long_music_in_pieces():
+    codec, wave = tiny_codec(), torch.randn(1, 2, 640 * 60 + 5)
+    whole = codec.encode(wave, 1000).mean
+    assert whole.shape == (1, 8, 61)
+    torch.testing.assert_close(codec.encode(wave, 9).mean, whole, atol=1e-5, rtol=1e-4)
+
+
 def test_channels_keep_their_side():
     codec, wave = tiny_codec(), torch.randn(1, 2, 6400)
     a = codec.encode(wave).mean

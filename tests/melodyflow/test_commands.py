@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def test_edit_extend_and_loop(here, capsys):
         (["compose", TEXT, "--bpm", "500"], "tempo"),
         (["compose", TEXT, "--key", "piano"], "key"),
         (["compose", TEXT, "--seconds", "0.1"], "at least 0.5"),
+        (["compose", TEXT, "--seconds", "0"], "at least 0.5"),
+        (["extend", "in.flac", TEXT, "--seconds", "0"], "at least 0.5"),
+        (["compose", TEXT, "--seconds", "nan"], "at least 0.5"),
+        (["compose", TEXT, "--then", "organ", "--then", "choir", "--seconds", "0.5"], "too short for 3"),
+        (["compose", TEXT, "--set", "solver=adaptive", "--takes", "2"], "adaptive"),
         (["compose", TEXT, "--set", "speed=1"], "unknown music settings"),
         (["edit", "in.flac", "organ", "--strength", "2"], "strength"),
         (["edit", "in.flac", "organ", "--set", "keep=0"], "keep"),
@@ -91,6 +97,25 @@ def odd_sound(kind: str) -> tuple[np.ndarray, int]:
         "six minutes": (np.tile(tone, (360, 1)), 8000),
         "all nan": (np.full((8000, 2), np.nan, np.float32), 8000),
     }[kind]
+
+
+def test_hours_of_sound_are_refused_before_they_fill_the_memory(here, capsys):
+    """Two hours as a file of holes; reading stops at the limit."""
+    with wave.open(str(here / "long.wav"), "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(8000)
+        writer.writeframes(b"\0\1" * 80_000)
+    count = 2 * 3600 * 8000 * 2
+    with (here / "long.wav").open("r+b") as stream:
+        stream.seek(4)
+        stream.write((count + 36).to_bytes(4, "little"))
+        stream.seek(40)
+        stream.write(count.to_bytes(4, "little"))
+        stream.truncate(count + 44)
+    assert run("edit", "long.wav", "organ") == 2
+    said = capsys.readouterr().err
+    assert "limit" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -151,6 +176,7 @@ def test_batches_make_every_kind(here, capsys):
         {"text": "x", "settings": [1]},
         {"text": "x", "settings": {"steps": 5}},
         {"text": "x", "kind": "generate", "source": "in.flac"},
+        {"text": "x", "source": "in.flac", "method": "magic"},
     ],
 )
 def test_bad_rows_are_named_before_any_work(here, capsys, row):

@@ -82,6 +82,17 @@ def test_what_an_edit_leaves_open_stays_as_the_source_was_said_to_be(pipeline):
     assert "kept from the source: calm, D major, 90 bpm" in result.understood[0]
 
 
+def test_new_parts_go_on_in_the_tempo_and_key_of_the_source(pipeline):
+    said = "calm piano, 90 bpm, D major"
+    for result in (
+        pipeline.inpaint(chirp(), [(0.5, 1.0)], "guitar", source_text=said, seed=1),
+        pipeline.continue_(chirp(), 1.0, "guitar", source_text=said, seed=1),
+    ):
+        caption = result.captions[0]
+        assert (caption["lead"], caption["tempo_bpm"], caption["tonic"]) == ("guitar", 90.0, "D")
+        assert result.settings["source_text"] == said
+
+
 def test_inpainting_keeps_every_sample_outside_the_region(pipeline):
     source = chirp(3.0)
     result = pipeline.inpaint(source, [(1.0, 1.6)], TEXT, seed=5)

@@ -177,7 +177,10 @@ def _filled(
     keep = keep_mask(frames, hop, rate, spans)
     soft = soft_keep(keep, round(studio.settings.fade_s * studio.frame_rate)).to(studio.device)
     noise = studio.noise(job.seeds, frames, "known")
-    prompts = [_prompt(studio, job, job.texts[0], seed, told=False) for seed in job.seeds]
+    prompts = [
+        _over_source(studio, _prompt(studio, job, job.texts[0], seed, told=False), job.source_text)
+        for seed in job.seeds
+    ]
     made = studio.field([prompts], frames, negative=_negative(studio, job, len(prompts)), whole=False)
     filled = yield from studio.sample(made, job.seeds, frames, known_path(latents, noise, soft[None, None]))
     return [sound.numpy() for sound in studio.decode(filled)], prompts

@@ -244,13 +244,27 @@ class MelodyFlowPipeline:
             work = end.value
         return work
 
-    def inpaint(self, source: Audio, spans: Sequence[Sequence[float]], text: str = "", **asked: Any) -> MusicResult:
-        """Make regions (start and end in seconds) anew; samples outside stay exact. Raises: as `edit`."""
-        return self._done(asked, "inpaint", text, source=source, spans=tuple(tuple(span) for span in spans))
+    def inpaint(
+        self, source: Audio, spans: Sequence[Sequence[float]], text: str = "", *, source_text: str = "", **asked: Any
+    ) -> MusicResult:
+        """Make regions (start and end in seconds) anew; samples outside stay exact.
 
-    def continue_(self, source: Audio, extra_s: float, text: str = "", **asked: Any) -> MusicResult:
-        """Go on for so many seconds behind the end of a sound, which stays as it is. Raises: as `edit`."""
-        return self._done(asked, "extend", text, source=source, seconds=check_seconds("extra_s", extra_s))
+        What the description leaves open is as `source_text` says of the sound. Raises: as `edit`.
+        """
+        own = {"source": source, "spans": tuple(tuple(span) for span in spans),
+               "source_text": clean_description(source_text)}  # fmt: skip
+        return self._done(asked, "inpaint", text, **own)
+
+    def continue_(
+        self, source: Audio, extra_s: float, text: str = "", *, source_text: str = "", **asked: Any
+    ) -> MusicResult:
+        """Go on for so many seconds behind the end of a sound, which stays as it is but for its last 20 ms.
+
+        What the description leaves open is as `source_text` says of the sound. Raises: as `edit`.
+        """
+        own = {"source": source, "seconds": check_seconds("extra_s", extra_s),
+               "source_text": clean_description(source_text)}  # fmt: skip
+        return self._done(asked, "extend", text, **own)
 
     def loop(self, text: str, *, bars: int = 4, **asked: Any) -> MusicResult:
         """Whole bars whose end joins their start without a seam. Raises: as `generate`."""
@@ -342,11 +356,14 @@ class MelodyFlowPipeline:
 
 def _own_settings(job: MusicJob) -> dict[str, Any]:
     """What the recipe says about a job beside its settings."""
-    if job.kind in ("generate", "extend"):
-        return {"duration_s" if job.kind == "generate" else "extra_s": job.seconds}
-    if job.kind == "edit":
-        return {"strength": job.strength, "method": job.method, "source_text": job.source_text}
-    return {"bars": job.bars} if job.kind == "loop" else {}
+    own: dict[str, dict[str, Any]] = {
+        "generate": {"duration_s": job.seconds},
+        "edit": {"strength": job.strength, "method": job.method, "source_text": job.source_text},
+        "inpaint": {"source_text": job.source_text},
+        "extend": {"extra_s": job.seconds, "source_text": job.source_text},
+        "loop": {"bars": job.bars},
+    }
+    return own[job.kind]
 
 
 def _read_reader(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TextReader:

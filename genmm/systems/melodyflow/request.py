@@ -204,7 +204,7 @@ class MusicJob:
     method: Literal["regularised", "plain"] = "regularised"
     """Inversion of an edit."""
     source_text: str = ""
-    """What the source is, for an edit."""
+    """What the source is; what the description leaves open stays so."""
     spans: tuple[tuple[float, float], ...] = ()
     """Regions to make anew, in seconds."""
     bars: int = 4

@@ -24,7 +24,7 @@ from genmm.systems.melodyflow.config import known_fields
 from genmm.systems.melodyflow.latents import Posterior
 
 PIECE_FRAMES = 250
-"""Latent frames (20 s) that are decoded at a time."""
+"""Latent frames (20 s) that are encoded or decoded at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,13 @@ class SpectralEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.latent_width, eps=1e-6)
         self.leave = nn.Linear(config.latent_width, config.channels)
 
+    @property
+    def halo(self) -> int:
+        """Latent frames to each side that one latent frame can depend on."""
+        half = CentredBlock.KERNEL // 2
+        fine = half * len(self.fine) + max(mel.n_fft // mel.hop + 1 for mel in self.mels)
+        return half * len(self.coarse) + -(-fine // self.frames_per_latent)
+
     def forward(self, waveform: Tensor) -> Tensor:
         """Raw latents."""
         middle = waveform.mean(1, keepdim=True)
@@ -213,12 +220,21 @@ class SpectralCodec(nn.Module):
         return self.standardise(raw.flatten(0, 1)).unflatten(0, (waveform.shape[0], -1))
 
     @torch.inference_mode()
-    def encode(self, waveform: Tensor) -> Posterior:
-        """The posterior [B, D, T] of waveforms [B, 2, S], T = ceil(S / hop). Raises: ShapeError."""
+    def encode(self, waveform: Tensor, piece_frames: int = PIECE_FRAMES) -> Posterior:
+        """The posterior [B, D, T] of waveforms [B, 2, S], T = ceil(S / hop), in pieces with a halo. Raises: ShapeError.
+
+        Spectra take many times the memory of the sound, so a long one is never turned into spectra as a whole.
+        """
         if waveform.ndim != 3 or waveform.shape[1] != 2 or waveform.shape[2] < 1:
             raise ShapeError(f"encode needs a waveform [B, 2, S], got {tuple(waveform.shape)}")
         padded = functional.pad(waveform.float(), (0, -waveform.shape[2] % self.hop_samples))
-        mean = self.latents(padded).transpose(1, 2)
+        frames, halo, pieces = padded.shape[2] // self.hop_samples, self.encoder.halo, []
+        for start in range(0, frames, piece_frames):
+            end = min(frames, start + piece_frames)
+            low, high = max(0, start - halo), min(frames, end + halo)
+            latents = self.latents(padded[..., low * self.hop_samples : high * self.hop_samples])
+            pieces.append(latents[:, start - low : end - low])
+        mean = torch.cat(pieces, 1).transpose(1, 2)
         return Posterior(mean, torch.full_like(mean, self.config.deviation))
 
     @torch.inference_mode()
