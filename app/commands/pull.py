@@ -21,7 +21,7 @@ downloaded, how large it is and under which licence, and asks.
 
 A download that stopped goes on where it was when the command is given again. Every
 file is compared with its published checksum. The model appears only when all of it has
-arrived, been converted, and spoken a moment of sound; otherwise nothing changes."""
+arrived, been converted and been tried; otherwise nothing changes."""
 EPILOG = """\
 what there is to pull:
 {table}
@@ -31,12 +31,17 @@ examples:
   genmm pull sled --streaming         streaming SLED: speaks while the text is written
   genmm pull sled --yes               without asking, for scripts
   genmm speak "Good morning." --model sled-libriheavy -o morning.wav
+  genmm pull melodyflow               music for non-commercial use; then compose --model melodyflow-t24-30secs
 
 Models are kept in ~/.cache/genmm/models; GENMM_HOME moves that. Without a connection the
 command says which files to fetch by hand and how to convert them. HF_ENDPOINT names
 another hub, HF_HUB_OFFLINE=1 forbids to ask any."""
 
-TRY = {"sled": 'speak "Good morning."', "vqtoken": 'ask video.mp4 "What happens?"'}
+TRY = {
+    "sled": 'speak "Good morning."',
+    "vqtoken": 'ask video.mp4 "What happens?"',
+    "melodyflow": 'compose "warm jazz trio, perfect for a film" --seconds 10',
+}
 """System -> the command that shows what its model does."""
 
 
