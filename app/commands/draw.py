@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genmm.core.errors import UsageError
+from genmm.core.errors import DataError, UsageError
 from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if recipe is not None and recipe["task"] != "image":
         raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for pictures")
     _check_use(args)
+    if recipe is not None:
+        _check_recipe(recipe["settings"], args.recipe)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
 
@@ -107,6 +109,19 @@ def run(args: argparse.Namespace) -> int:
     for note in result.notes:
         print(f"genmm: {note}", file=sys.stderr)
     return 0
+
+
+def _check_recipe(settings: dict[str, Any], name: str) -> None:
+    """Raises: DataError for a recipe whose entries are not what a drawing has."""
+    kinds = {"labels": dict, "text": (str, type(None)), "at_least": dict, "at_most": dict}
+    if settings.get("operation") == "edit":
+        kinds |= {"source": list, "free": list, "strength": (int, float)}
+        wrong = [key for key in ("source", "free", "strength") if key not in settings]
+    else:
+        wrong = []
+    wrong += [key for key, kind in kinds.items() if key in settings and not isinstance(settings[key], kind)]
+    if wrong:
+        raise DataError(f"{name} is not a recipe for pictures: the entry {wrong[0]!r} is missing or of the wrong kind")
 
 
 def _check_use(args: argparse.Namespace) -> None:
@@ -136,12 +151,14 @@ def _made(
         return pipeline.again(recipe)
     wanted = _wanted(args, recipe)
     if args.towards:
-        return pipeline.interpolate(args.edit, args.towards, steps=wanted["count"] or 5, seed=wanted["seed"])
+        return pipeline.interpolate(
+            args.edit, args.towards, steps=5 if wanted["count"] is None else wanted["count"], seed=wanted["seed"]
+        )
     if args.swap:
         return pipeline.swap_region(args.edit, args.swap, _region(args.region, pipeline.image_size))
     if args.denoise is not None:
         return pipeline.denoise(args.edit, args.denoise)
-    wanted["count"] = wanted["count"] or 1
+    wanted["count"] = 1 if wanted["count"] is None else wanted["count"]
     old = recipe["settings"] if recipe and recipe["settings"].get("operation") == "edit" and not args.edit else None
     if old is None and not args.edit:
         return pipeline.generate(**wanted, on_event=show)
@@ -185,7 +202,7 @@ def _number(text: str, option: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise UsageError(f"{option} takes whole numbers with commas between, got {text!r}") from error
+        raise UsageError(f"{option} takes whole numbers, got {text!r}") from error
 
 
 def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,25 +102,49 @@ def _decode(pipeline: Any, args: argparse.Namespace) -> int:
 
     if not args.output:
         raise UsageError("--decode writes pictures; name a folder with -o")
-    if args.decode == "-":
-        import sys
-
-        lines = sys.stdin.read().splitlines()
-    else:
-        path = Path(args.decode)
-        if not path.is_file():
-            raise UsageError(f"there is no file {args.decode}")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [parse_json(line, source=f"line {number}") for number, line in enumerate(lines[:LINES], 1) if line.strip()]
-    tokens = [_tokens_of(row, number) for number, row in enumerate(rows, 1)]
+    rows = [
+        (number, parse_json(line, source=f"line {number}"))
+        for number, line in enumerate(_lines(args.decode)[:LINES], 1)
+        if line.strip()
+    ]
+    if not rows:
+        raise UsageError(f"{args.decode} holds no lines to decode")
+    sets = [_set_of(row, number, pipeline) for number, row in rows]
     folder = Path(args.output)
-    for number, picture in enumerate(pipeline.decode(tokens), 1):
+    for number, picture in enumerate(pipeline.decode(sets), 1):
         print(write_image(folder / f"{number:05d}.png", picture))
     return 0
 
 
-def _tokens_of(row: Any, number: int) -> list[int]:
+def _lines(name: str) -> list[str]:
+    if name != "-" and not Path(name).is_file():
+        raise UsageError(f"there is no file {name}")
+    try:
+        return (sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")).splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is no text; --decode reads the lines that genmm tokenize-image writes") from error
+
+
+def _set_of(row: Any, number: int, pipeline: Any) -> Any:
+    """The token set of a line: a list of tokens, an object with tokens, or one with counts (code -> times)."""
+    from genmm.quantizers.multiset import TokenSet
+
     tokens = row.get("tokens") if isinstance(row, dict) else row
-    if not isinstance(tokens, list) or not tokens or not all(type(token) is int for token in tokens):
-        raise UsageError(f'line {number} has no list of whole numbers "tokens"')
-    return tokens
+    counts = row.get("counts") if isinstance(row, dict) else None
+    try:
+        if tokens is None and isinstance(counts, dict) and counts:
+            if not all(code.isdecimal() and type(times) is int for code, times in counts.items()):
+                raise UsageError("counts must be whole numbers by code")
+            found = TokenSet.from_mapping({int(code): times for code, times in counts.items()}, pipeline.codes)
+        elif not isinstance(tokens, list) or not tokens or not all(type(token) is int for token in tokens):
+            raise UsageError('there is no list of whole numbers "tokens" and no object "counts"')
+        else:
+            found = TokenSet.from_tokens(tokens, pipeline.codes)
+        most = pipeline.tokenizer.config.tokens
+        if not 1 <= len(found) <= most:
+            raise UsageError(f"a set has 1 to {most} tokens, this one has {len(found)}")
+        if isinstance(counts, dict) and tokens is not None and counts != {str(c): n for c, n in found.pairs}:
+            raise UsageError("tokens and counts contradict each other; leave one out")
+    except UsageError as error:
+        raise UsageError(f"line {number}: {error}") from error
+    return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from genmm.core.errors import UsageError
 from genmm.samplers.fixed_sum_noise import RowNoise
 
-__all__ = ["CountTree", "SumError", "draw_by_tree", "maximise_by_tree", "tilt", "tilted"]
+__all__ = ["CountTree", "SumError", "draw_by_log_tree", "draw_by_tree", "maximise_by_tree", "tilt", "tilted"]
 
 TILT_STEPS = 48
 """Most Newton steps; about 6 are needed, more where probabilities are extreme or the sum is at the end of its range."""
@@ -109,7 +109,13 @@ class CountTree:
     def sums(self) -> Tensor:
         """Distribution of the sum of all entries, [B, L], scaled to a largest value of 1."""
         root = self.levels[-1][:, 0]
-        return root / root.amax(-1, keepdim=True)
+        return root / root.amax(-1, keepdim=True).clamp_min(1e-300)
+
+    def rows(self, index: Tensor) -> CountTree:
+        """The trees of some rows."""
+        part = object.__new__(CountTree)
+        part.entries, part.levels = self.entries, [level[index] for level in self.levels]
+        return part
 
     def draw(self, total: Tensor, noise: RowNoise) -> Tensor:
         """Counts [B, C] int64 that sum to total [B]. Raises: as `draw_by_tree`."""
@@ -120,6 +126,28 @@ class CountTree:
         for level, own in zip(reversed(self.levels[:-1]), reversed(streams[:-1]), strict=True):
             sums = _split(level, sums, own)
         return sums[:, : self.entries]
+
+
+def draw_by_log_tree(log_p: Tensor, total: Tensor, noise: RowNoise, highest: int | None = None) -> Tensor:
+    """As `draw_by_tree` from log_p [B, C, W], -inf where impossible, with logarithms instead of probabilities.
+
+    Several times slower, but nothing underflows however far apart the values lie, so that no tilt is needed.
+    `highest` bounds all totals, so that a GPU need not be asked. Raises: as `draw_by_tree`.
+    """
+    highest = max(0, int(total.max())) if highest is None else highest
+    log_p = log_p.double()
+    level = _padded(log_p - log_p.amax(-1, keepdim=True), -torch.inf)[..., : highest + 1]
+    levels = [level]
+    while level.shape[1] > 1:
+        level = _log_joined(level[:, 0::2], level[:, 1::2], highest)
+        levels.append(level)
+    root = levels[-1][:, 0]
+    _check_possible(root, total, root > -torch.inf)
+    sums = total[:, None]
+    streams = noise.fork().numbered(len(levels))
+    for level, own in zip(reversed(levels[:-1]), reversed(streams[:-1]), strict=True):
+        sums = _split(level, sums, own, is_log=True)
+    return sums[:, : log_p.shape[1]]
 
 
 def maximise_by_tree(log_p: Tensor, total: Tensor) -> Tensor:
@@ -175,6 +203,18 @@ def _joined(left: Tensor, right: Tensor, highest: int) -> Tensor:
     return out
 
 
+def _log_joined(left: Tensor, right: Tensor, highest: int) -> Tensor:
+    """The same for logarithms."""
+    length = left.shape[-1]
+    out_length = min(2 * length - 1, highest + 1)
+    out = left.new_full((*left.shape[:2], out_length), -torch.inf)
+    for value in range(length):
+        width = min(length, out_length - value)
+        part = out[..., value : value + width]
+        part.copy_(torch.logaddexp(part, left[..., value : value + 1] + right[..., :width]))
+    return out
+
+
 def _best_joined(left: Tensor, right: Tensor, highest: int) -> tuple[Tensor, Tensor]:
     """Max-plus convolution and which left value it takes."""
     length = left.shape[-1]
@@ -190,14 +230,18 @@ def _best_joined(left: Tensor, right: Tensor, highest: int) -> tuple[Tensor, Ten
     return best, choice
 
 
-def _split(level: Tensor, sums: Tensor, noise: RowNoise) -> Tensor:
+def _split(level: Tensor, sums: Tensor, noise: RowNoise, *, is_log: bool = False) -> Tensor:
     """Divide the sums [B, N] of parents between their two children: [B, 2 N]."""
     left, right = level[:, 0::2], level[:, 1::2]  # [B, N, L]
     length = left.shape[-1]
     values = torch.arange(length, device=level.device)
     rest = sums[..., None] - values  # [B, N, L]: what the right child would have to sum to
-    weight = left * right.gather(-1, rest.clamp(0, length - 1))
-    weight = weight.masked_fill_((rest < 0) | (rest >= length), 0.0).cumsum(-1)
+    other, outside = right.gather(-1, rest.clamp(0, length - 1)), (rest < 0) | (rest >= length)
+    if is_log:
+        weight = (left + other).masked_fill_(outside, -torch.inf)
+        weight = (weight - weight.amax(-1, keepdim=True)).exp_().cumsum(-1)
+    else:
+        weight = (left * other).masked_fill_(outside, 0.0).cumsum(-1)
     goal = noise.uniform64(sums.shape[1]) * weight[..., -1]
     # Counting steps below the goal never lands on a value without mass, because its step is no higher than the last.
     chosen = (weight <= goal[..., None]).sum(-1).clamp_max_(length - 1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import ShapeError, UsageError
-from genmm.samplers.count_tree import SumError, maximise_by_tree
+from genmm.samplers.count_tree import SumError, draw_by_log_tree, maximise_by_tree
 from genmm.samplers.fixed_sum_engines import draw_exact, draw_official, draw_repaired
 from genmm.samplers.fixed_sum_noise import RowNoise
 
@@ -28,6 +28,11 @@ Engine = Literal["exact", "repair", "official"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 BLOCK_NUMBERS = 8_000_000
 """Rows are worked on in blocks of about so many values of p, which bounds the memory whatever the batch is."""
+
+COLD = 0.1
+"""Temperatures below may leave values so far apart that probabilities underflow."""
+COLDEST = 1e-20
+"""Temperatures below count as 0: differences that are left there are beyond what float64 tells apart."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ def sample_fixed_sum(
 
     Shapes: pmf as CountPmf or log-probabilities (or logits) [B, C, W] of the values 0..W-1; total a number or [B];
     lower and upper [B, C] or [C], inclusive. Returns: counts [B, C] int64, each row sums to its total and keeps the
-    bounds ("official" guarantees neither). `temperature` divides the log-probabilities; 0 gives the most probable
-    counts. `highest` bounds all totals, so that a GPU need not be asked. Randomness comes from `noise` alone.
+    bounds ("official" guarantees neither). `temperature` divides the log-probabilities; 0 (and anything below 1e-20)
+    gives the most probable counts. `highest` bounds all totals, so that a GPU need not be asked. Randomness comes from
+    `noise` alone.
     Raises: SumError when no counts fit, UsageError for an unknown engine, NaN or a bad temperature.
     """
     pmf = pmf if isinstance(pmf, CountPmf) else CountPmf(pmf)
@@ -96,7 +102,7 @@ def sample_fixed_sum(
     if len(noise) != len(pmf.log_p):
         raise ShapeError(f"there are {len(noise)} rows of noise for {len(pmf.log_p)} rows of counts")
     totals = _totals(total, pmf.log_p)
-    if temperature == 0.0:
+    if temperature < COLDEST:
         return map_fixed_sum(pmf, totals, lower=lower, upper=upper)
     highest = total if isinstance(total, int) else highest
     return _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest)
@@ -121,6 +127,8 @@ def map_fixed_sum(
 
 def _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest) -> Tensor:
     draw = {"exact": draw_exact, "repair": draw_repaired, "official": draw_official}[engine]
+    if engine == "exact" and pmf.log_p.is_cuda and temperature < COLD:
+        draw = draw_by_log_tree  # a GPU is not asked whether the tilt has worked
     out, noise = [], noise.fork()
     for first, end in _blocks(pmf, totals):
         rows = pmf.rows(first, end)
@@ -136,7 +144,7 @@ def _prepared(pmf: CountPmf, lower: Tensor | None, upper: Tensor | None, tempera
     """Bounded and tempered, in float32 or float64."""
     log_p = pmf.log_p.float() if pmf.log_p.dtype in (torch.float16, torch.bfloat16) else pmf.log_p
     if temperature != 1.0:
-        log_p = log_p / temperature
+        log_p = (log_p.double() if temperature < 1e-3 else log_p) / temperature
     return CountPmf(log_p, pmf.start).bounded(lower, upper)
 
 

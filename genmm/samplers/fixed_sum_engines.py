@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import UsageError
-from genmm.samplers.count_tree import CountTree, SumError, maximise_by_tree, tilt, tilted
+from genmm.samplers.count_tree import CountTree, SumError, draw_by_log_tree, maximise_by_tree, tilt, tilted
 from genmm.samplers.fixed_sum_noise import RowNoise
 from genmm.samplers.fixed_sum_official import greedy_adjust
 
@@ -42,6 +42,10 @@ GPU_VALUES = 32
 """Values kept for each entry in a tree on a GPU, which is not asked how many carry mass."""
 LIGHT_MASS = 1e-12
 """Mass above the values kept in a tree, that no number of draws could ever show."""
+
+LEAST_SHARE = 1e-6
+"""Mass of the wanted sum, relative to the likeliest one, below which the tilt has failed (values too far apart for any
+to make the sum likely, as at temperatures near 0) and logarithms are used."""
 
 
 def draw_exact(log_p: Tensor, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
@@ -181,7 +185,7 @@ def _norm(log_p: Tensor, theta: Tensor) -> Tensor:
 
 def _tilt(log_p: Tensor, totals: Tensor) -> Tensor:
     """theta [B]: from the first few values where they hold nearly all tokens of a row, else from all values."""
-    if log_p.shape[-1] <= TILT_VALUES:
+    if log_p.shape[-1] <= (GPU_VALUES if log_p.is_cuda else TILT_VALUES):
         return tilt(log_p, totals, within=0.25)
     few = log_p[..., :TILT_VALUES].clone()
     few[..., -1] = log_p[..., TILT_VALUES - 1 :].amax(-1)  # what lies above counts as the last value
@@ -198,7 +202,20 @@ def _tilt(log_p: Tensor, totals: Tensor) -> Tensor:
 
 
 def _by_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
-    return CountTree(model.leaves(), highest).draw(totals, noise)
+    tree = CountTree(model.leaves(), highest)
+    if totals.is_cuda:
+        return tree.draw(totals, noise)
+    odds = tree.sums
+    share = odds.gather(1, totals.clamp(0, odds.shape[1] - 1)[:, None])[:, 0]
+    lost = ~(share >= LEAST_SHARE) | (totals >= odds.shape[1]) | (totals < 0)
+    if not bool(lost.any()):
+        return tree.draw(totals, noise)
+    counts = torch.zeros(totals.shape[0], tree.entries, dtype=torch.int64)
+    kept, lost = (~lost).nonzero()[:, 0], lost.nonzero()[:, 0]
+    if len(kept):
+        counts[kept] = tree.rows(kept).draw(totals[kept], noise.rows(kept))
+    counts[lost] = draw_by_log_tree(model.log_p[lost], totals[lost], noise.rows(lost))
+    return counts
 
 
 def _by_heavy_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
@@ -227,8 +244,10 @@ def _by_heavy_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int)
     whole = _by_tree(own, totals[open_rows], noise.rows(open_rows), highest)
     closed = torch.ones(totals.shape[0], dtype=torch.bool)
     closed[open_rows] = False
-    share = torch.where(closed, totals - counts.sum(-1), odds.argmax(-1))
-    counts = counts.scatter_add(1, heavy, tree.draw(share, within))
+    done = closed.nonzero()[:, 0]
+    if len(done):
+        share = tree.rows(done).draw((totals - counts.sum(-1))[done], within.rows(done))
+        counts[done] = counts[done].scatter_add(1, heavy[done], share)
     counts[open_rows] = whole
     return counts
 

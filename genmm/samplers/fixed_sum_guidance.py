@@ -19,6 +19,9 @@ __all__ = ["GuidanceSchedule", "Space", "guided"]
 Space = Literal["probability", "log"]
 """Where the two predictions are mixed: probabilities as the paper does, or log-probabilities."""
 
+CUT = 60.0
+"""Log-probability that a value loses instead of all when guidance of probabilities cuts it off: a factor of 1e-26."""
+
 
 @dataclass(frozen=True)
 class GuidanceSchedule:
@@ -70,4 +73,6 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: float, space: Spac
         return (other + scale * (one - other)).log_softmax(-1)
     one, other = conditional.float().softmax(-1), unconditional.float().softmax(-1)
     mixed = (other + scale * (one - other)).clamp_min_(0.0)
-    return torch.log(mixed / mixed.sum(-1, keepdim=True))
+    last_resort = unconditional.float().log_softmax(-1) - CUT
+    # What the guidance cuts off stays possible as a last resort: a set needs its sum even where all would be cut.
+    return torch.where(mixed > 0, torch.log(mixed / mixed.sum(-1, keepdim=True)), last_resort)

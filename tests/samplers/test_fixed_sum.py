@@ -7,7 +7,7 @@ import torch
 
 from genmm.core.errors import ShapeError, UsageError
 from genmm.samplers import fixed_sum_engines
-from genmm.samplers.count_tree import SumError, tilt, tilted
+from genmm.samplers.count_tree import SumError, draw_by_log_tree, tilt, tilted
 from genmm.samplers.fixed_sum import CountPmf, RowNoise, map_fixed_sum, sample_fixed_sum
 
 DRAWS = 30_000
@@ -97,6 +97,26 @@ def test_a_temperature_sharpens_or_flattens_the_conditional_distribution(tempera
     log_p, noise = many(p)
     draws = sample_fixed_sum(log_p, 6, noise, temperature=temperature)
     expected = conditional(p.pow(1.0 / temperature), 6)
+    assert distance(draws, expected) < 1.5 * ideal_distance(expected) + 0.002
+
+
+def test_values_too_far_apart_for_any_tilt_are_drawn_by_logarithms(monkeypatch):
+    """Both cheap entries and one of the two dear ones, either as likely: no float64 tilt makes their sum likely."""
+    calls = []
+    draw = fixed_sum_engines.draw_by_log_tree
+    monkeypatch.setattr(fixed_sum_engines, "draw_by_log_tree", lambda *given: calls.append(1) or draw(*given))
+    log_p = torch.zeros(4, 2)
+    log_p[:, 1] = -torch.tensor([1e18, 1e18, 3e18, 3e18])
+    draws = sample_fixed_sum(log_p[None].expand(DRAWS, -1, -1), 3, RowNoise(range(DRAWS)))
+    expected = {(1, 1, 1, 0): 0.5, (1, 1, 0, 1): 0.5}
+    assert calls
+    assert distance(draws, expected) < 1.5 * ideal_distance(expected) + 0.002
+
+
+def test_the_log_tree_is_the_conditional_distribution():
+    p = pmf(6, 4, seed=11)
+    draws = draw_by_log_tree(p.log()[None].expand(DRAWS, -1, -1), torch.full((DRAWS,), 5), RowNoise(range(DRAWS)))
+    expected = conditional(p, 5)
     assert distance(draws, expected) < 1.5 * ideal_distance(expected) + 0.002
 
 
@@ -196,7 +216,7 @@ def test_windows_that_start_elsewhere():
 
 
 @pytest.mark.parametrize("engine", ["exact", "repair"])
-@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0, 1e6])
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 1e-12, 1e-3, 1.0, 1e6])
 def test_large_rows_at_any_temperature(engine, temperature):
     logits = 4 * torch.randn(3, 2048, 17, generator=torch.Generator().manual_seed(0))
     logits[..., 0] += 12

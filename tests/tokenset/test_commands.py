@@ -57,6 +57,21 @@ def test_draw_edits(model_folder, picture_file, tmp_path):
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(tmp_path / "way_2.png")))
 
 
+def test_recipes_that_were_changed_by_hand_are_explained(model_folder, tmp_path, capsys):
+    assert draw("heart", "--seed", 1, "-o", tmp_path / "one.png", model=model_folder) == 0
+    recipe = json.loads((tmp_path / "one.json").read_text())
+    for changes, tokens, message in (
+        ({"labels": ["x"]}, [[1]], "'labels'"), ({"operation": "edit"}, [[1]], "'source'"),
+        ({"operation": "swap"}, [[99]], "from 0 to 31"), ({"operation": "swap"}, [], "no tokens"),
+        ({"steps": "many"}, [[1]], "steps"),
+    ):  # fmt: skip
+        bad = {**recipe, "settings": {**recipe["settings"], **changes}, "tokens": tokens}
+        (tmp_path / "bad.json").write_text(json.dumps(bad))
+        assert draw("--recipe", tmp_path / "bad.json", "-o", tmp_path / "no.png", model=model_folder) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no.png").exists()
+
+
 def test_draw_swaps_denoises_and_keeps_bounds(model_folder, picture_file, tmp_path):
     other = tmp_path / "other.png"
     Image.fromarray(255 - np.asarray(Image.open(picture_file))).save(other)
@@ -88,6 +103,7 @@ def test_draw_swaps_denoises_and_keeps_bounds(model_folder, picture_file, tmp_pa
         (("heart", "--strength", "0.5"), "--edit"),
         (("heart", "--set", "steps=many"), "steps"),
         (("heart", "-n", "100"), "64"),
+        (("heart", "-n", "0"), "from 1 to 64"),
         (("--edit", "missing.png"), "missing.png"),
         (("--denoise", "2"), "--edit"),
         (("--edit", "x.png", "--swap", "y.png"), "--region"),
@@ -116,8 +132,19 @@ def test_tokenize_image_and_back(model_folder, picture_file, tmp_path, capsys):
     capsys.readouterr()
     assert main(["tokenize-image", str(picture_file), "--tokens", "99", *given]) == 2
     assert "1 to 16 tokens, got 99" in capsys.readouterr().err
-    (tmp_path / "bad.jsonl").write_text('{"tokens": "x"}\n')
-    assert main(["tokenize-image", "--decode", str(tmp_path / "bad.jsonl"), "-o", str(tmp_path / "n"), *given]) == 2
+    lines.write_text(json.dumps({"counts": row["counts"]}) + "\n")
+    assert main(["tokenize-image", "--decode", str(lines), "-o", str(tmp_path / "counted"), *given]) == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "counted" / "00001.png")), np.asarray(Image.open(back)))
+    for text, message in (
+        (b'{"tokens": "x"}', "line 1: there is no list"), (b'\n{"tokens": [99]}', "line 2: every token"),
+        (b'{"counts": {"1": 40}}', "this one has 40"), (b'{"counts": {"1": -2}}', "line 1"), (b"", "no lines"),
+        (b'{"tokens": [1], "counts": {"1": 2}}', "contradict"), (b"\xff\xfe", "no text"), (b"{", "line 1 is not JSON"),
+        (b'{"counts": {"one": 2}}', "whole numbers by code"),
+    ):  # fmt: skip
+        lines.write_bytes(text)
+        assert main(["tokenize-image", "--decode", str(lines), "-o", str(tmp_path / "n"), *given]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "n").exists()
     assert main(["tokenize-image", *given]) == 2
 
 

@@ -5,6 +5,7 @@ import torch
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.losses.fixed_sum import clean_count_loss, loss_per_time
+from genmm.samplers.fixed_sum import RowNoise, sample_fixed_sum
 from genmm.samplers.fixed_sum_guidance import GuidanceSchedule, guided
 from genmm.systems.tokenset.config import CountNetworkConfig
 from genmm.systems.tokenset.network import Condition, CountNetwork
@@ -96,6 +97,15 @@ def test_guidance_of_one_is_the_conditional_prediction(space):
     torch.testing.assert_close(guided(one, other, 1.0, space).exp(), one.softmax(-1), atol=1e-6, rtol=1e-4)
     strong = guided(one, other, 3.0, space).exp()
     torch.testing.assert_close(strong.sum(-1), torch.ones(2, 3))
+
+
+def test_what_strong_guidance_cuts_off_stays_a_last_resort():
+    """Every count above 0 is cut for every code; a set with the right sum must be found all the same."""
+    one, other = torch.tensor([4.0, 0.0, 0.0]).expand(1, 6, 3), torch.zeros(1, 6, 3)
+    log_p = guided(one, other, 1000.0, "probability")
+    assert bool(log_p.isfinite().all())
+    assert float(log_p[..., 1:].exp().max()) < 1e-20
+    assert int(sample_fixed_sum(log_p, 4, RowNoise([0])).sum()) == 4
 
 
 def test_texts_become_pieces():

@@ -88,6 +88,7 @@ def test_style_words_in_the_text_set_the_label(pipeline):
         ({"text": " "}, "empty"),
         ({"labels": {"style": "notto"}}, "did you mean noto"),
         ({"labels": {"class": "5"}}, "no label 'class'"),
+        ({"labels": ["noto"]}, "by name"),
         ({"count": 0}, "count"),
         ({"count": 2, "seeds": (1, 2, 3)}, "3 seeds for 2"),
         ({"seed": -1}, "seed"),
@@ -95,6 +96,7 @@ def test_style_words_in_the_text_set_the_label(pipeline):
         ({"settings": {"colour": 1}}, "unknown picture settings"),
         ({"settings": {"guidance": "much"}}, "guidance"),
         ({"settings": {"temperature": "hot"}}, "number"),
+        ({"settings": {"process": "exchangeable"}}, "trained with the noise process gaussian"),
     ],
 )
 def test_wishes_that_cannot_be_are_explained(pipeline, arguments, message):

@@ -77,6 +77,7 @@ class SetEditing:
     tokenize: Callable[..., list[TokenSet]]
     decoded: Callable[[Sequence[TokenSet]], Tensor]
     made: Callable[..., Iterator[Event]]
+    checked: Callable[[PictureRequest], PictureSettings]
 
     # ------------------------------------------------------------ looking
 
@@ -153,7 +154,7 @@ class SetEditing:
             **{name: {str(code): times for code, times in bound.items()}
                for name, bound in (("at_least", at_least), ("at_most", at_most)) if bound},
         }  # fmt: skip
-        yield from self.made(rows, request.resolved(self.defaults), about, cancel=cancel)
+        yield from self.made(rows, self.checked(request), about, cancel=cancel)
 
     def _bound(
         self, lower: Tensor, upper: Tensor, held: Tensor, at_least: Mapping[int, int], at_most: Mapping[int, int]

@@ -276,10 +276,20 @@ class TokenSetPipeline(SetEditing):
         yield Finished(self._result(torch.cat(counts), rows, how, about, started))
 
     def _rows(self, request: PictureRequest) -> tuple[list[Row], PictureSettings]:
-        how = request.resolved(self.defaults)
+        how = self.checked(request)
         reads = self.network.config.text_rows > 0
         wish = read_wish(request.text, request.labels, self.labels, reads_text=reads, limits=self.limits)
         return [Row(wish, seed) for seed in request.picture_seeds()], how
+
+    def checked(self, request: PictureRequest) -> PictureSettings:
+        """The settings of a request. Raises: UsageError for a noise process that the network was not trained with."""
+        how = request.resolved(self.defaults)
+        if how.process != self.defaults.process:
+            raise UsageError(
+                f"model {self.name} was trained with the noise process {self.defaults.process}, got {how.process}; "
+                "leave process out"
+            )
+        return how
 
     def _last(self, events: Iterator[Progress | Tensor], on_event: Callable[[Event], None] | None) -> Tensor:
         counts = torch.empty(0)
@@ -333,6 +343,8 @@ class TokenSetPipeline(SetEditing):
 
         Raises: UsageError for a set size that the tokenizer does not make; MediaError, LimitError for bad pictures.
         """
+        if isinstance(pictures, str | bytes | os.PathLike):
+            raise UsageError("tokenize takes a list of pictures; put the one into brackets")
         size = self.tokens if tokens is None else tokens
         found: list[TokenSet] = []
         for first in range(0, len(pictures), DECODE_BATCH):

@@ -132,6 +132,8 @@ def read_wish(
 
     Raises: UsageError for an empty text, a text for a model without one, an unknown field or value (with a guess).
     """
+    if not isinstance(labels, Mapping):
+        raise UsageError(f'labels must be given by name, such as {{"style": "noto"}}, got {labels!r}')
     found = {str(name): _known_value(str(name), str(value), known) for name, value in labels.items()}
     if text is None:
         return Wish("", found)
