@@ -259,11 +259,11 @@ class Studio:
         for row in self.network.denormalise(latents.float()):
             if self.cancel is not None:
                 self.cancel.check()
-            if is_circular:  # hear the end before the start and the start after the end, then cut both off
-                row = torch.cat((row, row, row), -1)
+            around = min(frames, self.window_frames) if is_circular else 0
+            if around:  # hear the end before the start and the start after the end, then cut both off
+                row = torch.cat((row[:, -around:], row, row[:, :around]), -1)
             samples = self.codec.decode(row[None])[0]
-            if is_circular:
-                samples = samples[:, frames * self.codec.hop_samples : 2 * frames * self.codec.hop_samples]
+            samples = samples[:, around * self.codec.hop_samples :][:, : frames * self.codec.hop_samples]
             sounds.append(samples.float().cpu())
         self.timings["decoding_s"] = self.timings.get("decoding_s", 0.0) + time.perf_counter() - started
         return sounds
