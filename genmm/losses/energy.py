@@ -57,7 +57,8 @@ def energy_score(draws: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
     """Many-draw estimate of the negative energy score of each row; two draws give exactly `energy_terms`.
 
     Shapes: draws [M, ..., D] with M >= 2, target [..., D]. Returns: [...] float32.
-    Cost: M / 2 passes over the draws; the M x M x D tensor of all differences is never built.
+    Cost: M / 2 passes over the draws, and as many for the gradient, which keeps the draws alone: neither builds the
+    M x M x D tensor of all differences.
     """
     count = draws.shape[0]
     if count < 2 or draws.shape[1:] != target.shape:
@@ -66,12 +67,43 @@ def energy_score(draws: Tensor, target: Tensor, beta: float = 1.0) -> Tensor:
             f"got {tuple(draws.shape)} for a target {tuple(target.shape)}"
         )
     attraction = distance(draws, target, beta).mean(0)
-    # Rolling by 1 .. M // 2 meets every unordered pair once, except that an even M meets the last shift twice.
-    repulsion = torch.zeros_like(attraction)
-    for shift in range(1, count // 2 + 1):
-        pairs = distance(draws, draws.roll(shift, dims=0), beta).sum(0)
-        repulsion = repulsion + (pairs / 2 if 2 * shift == count else pairs)
-    return 2.0 * attraction - repulsion * (2.0 / (count * (count - 1)))
+    return 2.0 * attraction - _PairDistances.apply(draws, beta) * (2.0 / (count * (count - 1)))
+
+
+class _PairDistances(torch.autograd.Function):
+    """Sum of the distances to the power beta of all unordered pairs of draws [M, ..., D]: [...] float32.
+
+    Left to automatic derivatives, every pass would keep its differences until the backward pass, M x M / 2 x D in all.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, draws: Tensor, beta: float) -> Tensor:
+        ctx.save_for_backward(draws)
+        ctx.beta = beta
+        total = torch.zeros(draws.shape[1:-1], dtype=torch.float32, device=draws.device)
+        for shift, weight in _shifts(len(draws)):
+            total += distance(draws, draws.roll(shift, dims=0), beta).sum(0) * weight
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        (draws,) = ctx.saved_tensors
+        result = torch.zeros_like(draws, dtype=torch.float32)
+        for shift, weight in _shifts(len(draws)):
+            apart = draws.float() - draws.roll(shift, dims=0).float()
+            norm = torch.linalg.vector_norm(apart, dim=-1, keepdim=True)
+            # d |a|^beta / da = beta |a|^(beta - 2) a, and 0 where both draws coincide.
+            slope = torch.where(norm > 0, ctx.beta * norm.pow(ctx.beta - 2.0), 0.0)
+            apart *= slope * (weight * gradient.unsqueeze(-1))
+            result += apart
+            result -= apart.roll(-shift, dims=0)
+        return result.to(draws.dtype), None
+
+
+def _shifts(count: int) -> list[tuple[int, float]]:
+    """Rolls that meet every unordered pair of draws once; an even count meets the pairs of the last twice."""
+    return [(shift, 0.5 if 2 * shift == count else 1.0) for shift in range(1, count // 2 + 1)]
 
 
 def kernel_score(draw_1: Tensor, draw_2: Tensor, target: Tensor, gamma: float = 1.0) -> Tensor:

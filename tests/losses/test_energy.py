@@ -43,6 +43,40 @@ def test_many_draw_score_is_the_textbook_sum(count, beta):
     torch.testing.assert_close(energy_score(draws, target, beta), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
+def pairwise_score(draws: torch.Tensor, target: torch.Tensor, beta: float) -> torch.Tensor:
+    """The score from the tensor of all differences, for automatic derivatives."""
+    count = len(draws)
+    left, right = torch.triu_indices(count, count, 1)
+    pairs = distance(draws[left], draws[right], beta).sum(0)
+    return 2.0 * distance(draws, target, beta).mean(0) - pairs * (2.0 / (count * (count - 1)))
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_many_draw_gradient_is_that_of_all_pairs(count, beta):
+    draws, target = normal(count, 5, 3).requires_grad_(), normal(5, 3, seed=1).requires_grad_()
+    weights = normal(5, seed=2)
+    expected = torch.autograd.grad((pairwise_score(draws, target, beta) * weights).sum(), (draws, target))
+    found = torch.autograd.grad((energy_score(draws, target, beta) * weights).sum(), (draws, target))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5, 2.0])
+def test_many_draw_gradient_is_finite_where_draws_coincide(beta):
+    draws = normal(2, 5, 3).repeat(2, 1, 1).requires_grad_()
+    energy_score(draws, draws[0].detach(), beta).sum().backward()
+    assert draws.grad.isfinite().all()
+
+
+def test_many_draws_keep_only_themselves_for_the_gradient():
+    count, rows, channels = 16, 3, 5
+    kept = []
+    draws, target = normal(count, rows, channels).requires_grad_(), normal(rows, channels, seed=1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        energy_score(draws, target)
+    assert sum(kept) <= 4 * draws.numel()  # all pairs would be count / 2 times the draws
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 5), st.floats(0.2, 2.0))
 def test_two_draws_give_the_training_loss(rows, channels, beta):
