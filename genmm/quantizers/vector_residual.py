@@ -29,10 +29,11 @@ class ResidualVQ(package.ResidualVQ):
     Arguments, results, parameters and buffers are those of the package (1.32), so a state dict goes either way. Returns
     `(quantised, ids [.., Q], losses [Q])` and with `return_all_codes` the codes of each level [Q, .., codebook_dim].
     Ours: in eval mode all levels in one search (`residual_codes`), in training no growing copies of all residuals, and
-    all that `VectorQuantize` says. Beam search, `diveq` and `implicit_neural_codebook` (whose codes differ
-    from vector to vector) are the package's own forward.
+    all that `VectorQuantize` says. Beam search, `diveq` and `implicit_neural_codebook` (whose codes differ from vector
+    to vector) are the package's own forward.
     Differences: those of `VectorQuantize`; image maps and channel_last=False work (in 1.32 only where the sizes happen
-    to fit); `indices` is refused (in 1.32 it fails); a shared codebook revives dead codes from the vectors that count of the whole batch, not of its first item.
+    to fit); `indices` is refused (in 1.32 it fails); a shared codebook revives dead codes from the vectors that count
+    of the whole batch, not of its first item.
     Raises: ConfigError for arguments; on call ShapeError for a wrong shape, UsageError for NaN and infinity.
     """
 
@@ -61,13 +62,7 @@ class ResidualVQ(package.ResidualVQ):
         if indices is not None:
             raise UsageError("cross-entropy on given codes is a matter of one level: call layers[q](rest, indices=ids)")
         beam = beam_size or (self.beam_size if self.training else self.eval_beam_size) or 1
-        if (
-            indices is not None
-            or beam > 1
-            or self.diveq
-            or self.implicit_neural_codebook
-            or self._levels_need_package()
-        ):
+        if beam > 1 or self.diveq or self.implicit_neural_codebook or self._levels_need_package():
             return super().forward(
                 x,
                 mask=mask,
