@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ import av
 import numpy as np
 import torch
 
+from benchmarks.highlight_memory import memory_section
 from benchmarks.tables import Report, Row, Section
 from benchmarks.timing import Measured
 from datamodules.highlight_tables import describe_scene
@@ -45,6 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="heuristic", metavar="NAME", help="rasl, a folder, or heuristic (heuristic)")
     parser.add_argument("--video", type=Path, metavar="FILE", help="measure on this file instead of computed ones")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run (all)")
+    parser.add_argument(
+        "--minutes", nargs=2, type=float, default=(2, 120), metavar="M", help="lengths for memory (2 120)"
+    )
     parser.add_argument("--runs", type=int, default=3, help="runs of each measurement (3)")
 
 
@@ -56,7 +59,9 @@ def measure(args: argparse.Namespace) -> Report:
         "reading": lambda: reading_section(
             args.model, args.video, runs=1 if args.quick else args.runs, quick=args.quick
         ),
-        "memory": lambda: memory_section(minutes=(0.1, 0.4) if args.quick else (2, 120)),
+        "memory": lambda: memory_section(
+            minutes=(0.1, 0.4) if args.quick else (args.minutes[0], args.minutes[1]), model=args.model
+        ),
         "training": lambda: training_section(quick=args.quick),
     }
     for name in [name for name in SECTIONS if name in args.only]:
@@ -157,49 +162,6 @@ def decoded_seconds(path: Path) -> float:
                 if isinstance(frame, av.VideoFrame) and frame.time is not None:
                     end_s = max(end_s, frame.time)
     return max(end_s, 0.1)
-
-
-# ---------------------------------------------------------------- memory
-
-
-PROBE = """
-import resource, sys
-from genmm.systems.rasl.extraction import extract_features
-table = extract_features(sys.argv[1])
-print(table.steps, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def memory_section(*, minutes: tuple[float, float]) -> Section:
-    """Peak memory of reading a short and a long video, each in a process of its own."""
-    peaks = []
-    with tempfile.TemporaryDirectory(prefix="genmm-bench-") as folder:
-        for length in minutes:
-            path = _long_video(Path(folder) / f"{length:g}.mp4", 60.0 * length)
-            done = subprocess.run([sys.executable, "-c", PROBE, str(path)], capture_output=True, text=True, check=True)
-            steps, kilobytes = done.stdout.split()
-            peaks.append((int(steps), int(kilobytes) / 1024))
-    short, long = peaks
-    row = Row(
-        item=f"{minutes[1]:g} minutes",
-        unit="MiB",
-        ours=long[1],
-        peer=short[1],
-        peer_name=f"{minutes[0]:g} minutes",
-        better="lower",
-        goal=0.9,
-        note=f"{long[0]} steps; features take two kilobytes for each second",
-    )
-    return Section("Peak memory over the length", "A new process for each; resident set at its largest.", (row,))
-
-
-def _long_video(path: Path, seconds: float) -> Path:
-    """A long video with sound, small and of few frames, so that it is made quickly."""
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 255, (40, 48, 64, 3), np.uint8)
-    frames = (pictures[i % 40] for i in range(round(2 * seconds)))
-    samples = (0.1 * rng.standard_normal(round(8000 * seconds))).astype(np.float32)
-    return write_video(path, frames, 2.0, audio=(samples, 8000), preset="ultrafast", crf=35)
 
 
 # ---------------------------------------------------------------- training

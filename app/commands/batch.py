@@ -115,8 +115,9 @@ def run(args: argparse.Namespace) -> int:
     task = args.task_kind(**{e.name: getattr(args, f"task_{e.name}") for e in _option_fields(args.task_kind)})
     shard = Shard.parse(args.shard) if args.shard else Shard()
     check_seed(args.seed)
-    if not args.check and isinstance(getattr(task, "model", None), str):
-        find_model(task.model)  # before the heavy imports below, so that a mistyped name is answered at once
+    named = getattr(task, "model", None)
+    if not args.check and isinstance(named, str) and named not in getattr(task, "presets", ()):
+        find_model(named)  # before the heavy imports below, so that a mistyped name is answered at once
     from genmm.batch.runner import make_plan, run_batch
 
     if args.check:

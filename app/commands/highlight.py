@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other setting, such as min_segment_s=3 or pad_s=0; may be repeated",
+        help="any other setting, such as min_segment_s=3, or position=0 not to prefer the middle; may be repeated",
     )
     group.add_argument("--recipe", metavar="FILE", help="take segments and settings from a JSON file of this command")
     group = parser.add_argument_group("fitting to your footage")
@@ -173,21 +173,9 @@ def _with_segments(result: HighlightResult, recipe: dict[str, Any]) -> Highlight
 
 
 def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisplay) -> list[Path]:
-    """Write everything that was asked for; the reel comes first, since it takes longest."""
+    """Write everything that was asked for; the reel comes last, so that a failing one loses nothing else."""
     from genmm.core.events import Progress
 
-    total = max(1, round(result.seconds))
-    written: list[Path] = []
-    if args.output:
-        mode = "copy" if args.copy else "encode"
-        written.append(
-            result.render(
-                args.output,
-                mode=mode,
-                max_side=args.max_side,
-                on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "cutting the reel")),
-            )
-        )
     writers = {
         "json": result.save_json,
         "csv": result.save_csv,
@@ -196,14 +184,24 @@ def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisp
         "chapters": result.save_chapters,
         "sheet": result.contact_sheet,
     }
-    written += [write(getattr(args, name)) for name, write in writers.items() if getattr(args, name)]
+    written = [write(getattr(args, name)) for name, write in writers.items() if getattr(args, name)]
     if args.thumbnails:
         written += result.thumbnails(args.thumbnails)
+    if args.output:
+        total = max(1, round(result.seconds))
+        reel = result.render(
+            args.output,
+            mode="copy" if args.copy else "encode",
+            max_side=args.max_side,
+            on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "cutting the reel")),
+        )
+        written.insert(0, reel)
     return written
 
 
 def _tell(result: HighlightResult, written: list[Path]) -> None:
-    print(f"{result.source}: {result.duration_s:.1f} s, {len(result.segments)} segments, {result.seconds:.1f} s kept")
+    count = "1 segment" if len(result.segments) == 1 else f"{len(result.segments)} segments"
+    print(f"{result.source}: {result.duration_s:.1f} s, {count}, {result.seconds:.1f} s kept")
     print(f"score over time |{curve(result.scores)}|")
     for number, segment in enumerate(result.segments, 1):
         print(f"  {number:3d}  {_clock(segment.start_s)} - {_clock(segment.end_s)}  score {segment.score:.2f}")

@@ -105,7 +105,7 @@ class HighlightsTab:
                 choices=names,
                 value=names[0],
                 label="Model",
-                info="heuristic: movement, typicality, loudness and onsets. Others have learned what belongs together.",
+                info="heuristic: movement, typicality, loudness, position. Others have learned what belongs together.",
                 filterable=False,
             )
             self.clip = gr.Slider(
@@ -117,6 +117,11 @@ class HighlightsTab:
             self.longest = gr.Slider(
                 2, 60, value=20, step=1, label="Longest segment", info="Seconds; longer runs are divided."
             )
+            self.middle = gr.Checkbox(
+                value=True,
+                label="Prefer the middle",
+                info="Heuristic only, from one minute on: openings and endings are seldom what people pick.",
+            )
 
     def _draw_result(self) -> None:
         self.progress = gr.HTML(idle_html("The score over time appears here, with the moments worth keeping."))
@@ -124,13 +129,18 @@ class HighlightsTab:
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
             self.curve = gr.HTML(elem_id="highlights-curve")
             self.reel = Clip(label="Reel", interactive=False, buttons=[], elem_id="highlights-reel", height=280)
+            gr.HTML(
+                '<p class="gm-dim">Segments, in seconds. Change start and end, untick or add rows, then cut again.</p>'
+            )
             self.table = gr.Dataframe(
                 headers=COLUMNS,
                 datatype=["bool", "number", "number", "number", "number"],
                 interactive=True,
                 column_count=(len(COLUMNS), "fixed"),
                 row_count=(1, "dynamic"),
-                label="Segments: change times in seconds, untick or add rows, then cut again",
+                column_widths=["19%", "20%", "20%", "21%", "20%"],
+                label="Segments",
+                show_label=False,
                 buttons=[],
                 elem_id="highlights-table",
             )
@@ -144,7 +154,7 @@ class HighlightsTab:
                 label="Best pictures",
                 show_label=False,
                 columns=4,
-                height=190,
+                height=170,
                 allow_preview=False,
                 object_fit="contain",
                 buttons=[],
@@ -158,6 +168,7 @@ class HighlightsTab:
     def _inputs(self) -> list[Any]:
         return [
             self.video, self.amount, self.number, self.modality, self.model, self.clip, self.shortest, self.longest,
+            self.middle,
         ]  # fmt: skip
 
     @property
@@ -182,11 +193,14 @@ class HighlightsTab:
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.amount.input(lambda kind: AMOUNT_VALUES[kind], self.amount, self.number, **SILENT)
         self.modality.input(
-            self._switch, [self.found, self.modality], [self.found, self.curve, self.table, self.facts], **QUICK
+            self._switch,
+            [self.found, self.modality],
+            [self.progress, self.found, self.curve, self.table, self.facts],
+            **QUICK,
         )
 
     def _form(self, values: Sequence[Any]) -> HighlightForm:
-        video, amount, number, modality, model, clip, shortest, longest = values
+        video, amount, number, modality, model, clip, shortest, longest, middle = values
         if amount not in AMOUNT_VALUES or number is None:
             raise UsageError("say how much to keep: a number of seconds, a share, or a number of segments")
         settings = {
@@ -195,6 +209,7 @@ class HighlightsTab:
             "clip_s": float(clip),
             "min_segment_s": float(shortest),
             "max_segment_s": max(float(longest), float(shortest)),
+            "position": 1.0 if middle else 0.0,
         }
         form = HighlightForm(video=video or "", model=model or HEURISTIC, settings=settings)
         check_form(form, self.server.pool)
@@ -274,10 +289,11 @@ class HighlightsTab:
     def _switch(self, found: Found | None, modality: str) -> list[Any]:
         """Score the same video by other streams; the reel stays until it is cut again."""
         if found is None:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         with reported(self.key):
             other = rescored(found, self.server.pool, modality)
-            return [other, curve_html(other.result), table_rows(other.result), facts_html(other)]
+            note = note_html("Scored anew. Reel, files and pictures are those of before until you cut the reel again.")
+            return [note, other, curve_html(other.result), table_rows(other.result), facts_html(other)]
 
     async def _cancel(self, request: gr.Request) -> str:
         """Ask the run to stop; the buttons change when it has."""

@@ -83,6 +83,12 @@ def _legend(result: HighlightResult) -> str:
         f'vertical-align:middle;margin-right:6px"></i>{escape(name)}</span>'
         for colour, name in lines
     )
+    band = "display:inline-block;width:14px;height:10px;vertical-align:middle;margin-right:6px"
+    items += (
+        f'<span style="margin-right:16px"><i style="{band};background:var(--primary-500);opacity:0.3"></i>kept</span>'
+    )
+    if result.cuts_s:
+        items += '<span style="margin-right:16px">ticks: cuts</span>'
     end = f'<span style="float:right">{escape(clock(result.duration_s))}</span>'
     return f'<div class="gm-dim" style="margin-top:6px;font-size:0.85rem">{end}{items}</div>'
 
@@ -97,17 +103,16 @@ def table_rows(result: HighlightResult) -> list[list[object]]:
 def captions(found: Found) -> list[tuple[str, str]]:
     """Thumbnails with their times, for a gallery."""
     pairs = zip(found.thumbnails, found.result.segments, strict=False)
-    return [(str(path), f"{clock(s.start_s)}  score {s.score:.2f}") for path, s in pairs]
+    return [(str(path), f"{clock(s.start_s)} ({s.score:.2f})") for path, s in pairs]
 
 
 def summary(found: Found, elapsed_s: float) -> str:
     """One line about a finished run."""
     result = found.result
     count = "1 segment" if len(result.segments) == 1 else f"{len(result.segments)} segments"
-    return (
-        f"Done: {count}, {result.seconds:.1f} s of {clock(result.duration_s)}, in {elapsed_s:.1f} s "
-        f"({result.duration_s / max(0.01, elapsed_s):.0f} times as fast as watching)."
-    )
+    times = result.duration_s / max(0.01, elapsed_s)
+    speed = f" ({times:.0f} times as fast as watching)" if times >= 1.5 else ""
+    return f"Done: {count}, {result.seconds:.1f} s of {clock(result.duration_s)}, in {elapsed_s:.1f} s{speed}."
 
 
 def facts_html(found: Found) -> str:
@@ -115,9 +120,11 @@ def facts_html(found: Found) -> str:
     result, info = found.result, found.result.info
     size = f", {info['width']} x {info['height']}" if info.get("width") else ""
     rate = f", {info['fps']:.4g} frames a second" if info.get("fps") else ""
+    used = next((name for name, curve in result.curves.items() if np.array_equal(curve, result.scores)), "av")
+    streams = NAMES[used] if used == "av" else f"{NAMES[used]} alone"
     rows: list[tuple[str, str]] = [
         ("Video", f"{result.source}, {clock(result.duration_s)}{size}{rate}"),
-        ("Scored by", f"{found.form.model} ({result.settings['scorer']})"),
+        ("Scored by", f"{found.form.model}, {streams}"),
         ("Shots", str(len(result.cuts_s) + 1)),
         *(("Note", note) for note in result.notes),
     ]

@@ -48,6 +48,8 @@ class HighlightTask:
         "modality": "auto, av, v or a",
         "settings": 'object with further settings, such as {"min_segment_s": 3, "scorer": "heuristic"}',
     }
+    presets: ClassVar[tuple[str, ...]] = ("heuristic",)
+    """What may stand for a model's name and is none."""
     examples: ClassVar[str] = """\
 manifest:
   {"id": "match-1", "video": "match1.mp4", "seconds": 60}

@@ -20,7 +20,7 @@ from genmm.core.events import CancelToken
 from genmm.core.files import atomic_path
 from genmm.core.limits import DEFAULT_LIMITS, Limits
 from genmm.media.channels import downmix
-from genmm.media.containers import DAMAGE, Notes, decoded, main_audio, open_container, zero_s
+from genmm.media.containers import DAMAGE, Notes, decoded, largest_video, main_audio, open_container, zero_s
 from genmm.media.edit_lists import Span, edit_rate
 from genmm.media.media_info import probe
 from genmm.media.source import MediaInput, open_source
@@ -209,9 +209,12 @@ def copy_reel(
         raise UsageError("a reel needs at least one segment, got none")
     path = Path(path)
     with atomic_path(path) as temporary, open_source(source, limits) as media, open_container(media) as container:
-        streams = [*container.streams.video[:1], *container.streams.audio[:1]]
-        odd = [s.codec_context.name for s in streams if s.codec_context.name not in COPYABLE]
-        if odd or not container.streams.video:
+        # the same streams that scores and encoded reels come from; a cover picture is none of them
+        video, sound = largest_video(container, media), main_audio(container, media)
+        streams = [stream for stream in (video, sound) if stream is not None]
+        names = [s.codec_context.codec.canonical_name for s in streams]  # "mp3", not its decoder "mp3float"
+        odd = [name for name in names if name not in COPYABLE]
+        if odd or video is None:
             raise UsageError(f"parts can be copied from H.264, HEVC, AAC and MP3 only, not {', '.join(odd) or 'this'}")
         with av.open("file:" + os.path.abspath(temporary), "w", format="mp4") as out:
             tracks = {s.index: out.add_stream_from_template(s) for s in streams}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.cli import main
@@ -43,6 +45,25 @@ def test_everything_is_written_and_reads_back(video, tmp_path, capsys, monkeypat
     assert probe("reel.mp4").duration_s == pytest.approx(kept, abs=0.3)
     assert {"h.edl", "h.csv", "c.vtt", "s.png"} <= {p.name for p in tmp_path.iterdir()}
     assert len(list((tmp_path / "t").iterdir())) == len(document["segments"])
+
+
+def test_a_short_video_is_kept_whole_and_says_so(video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(f"highlight {video} --scorer heuristic --json h.json".split()) == 0
+    said = capsys.readouterr().out
+    assert "1 segment, 12.0 s kept" in said
+    assert "shorter than the 30 s to keep" in said
+
+
+def test_documents_are_there_though_a_reel_cannot_be_cut(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with wave.open("talk.wav", "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+        out.writeframes((8000 * np.sin(np.arange(6 * 16_000) ** 1.5 / 3e3)).astype("<i2").tobytes())
+    assert main("highlight talk.wav -o reel.mp4 --seconds 2 --json h.json --edl h.edl --scorer heuristic".split()) == 2
+    assert "a reel needs pictures" in capsys.readouterr().err
+    assert read_highlights("h.json")["segments"] and Path("h.edl").is_file()
+    assert not Path("reel.mp4").exists()
 
 
 def test_an_edited_document_decides_the_reel(video, tmp_path, monkeypatch, capsys):

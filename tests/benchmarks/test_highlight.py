@@ -7,7 +7,10 @@ import argparse
 import numpy as np
 import pytest
 
+from benchmarks import highlight_ablations
 from benchmarks.highlight import decoded_seconds, measure, reading_section
+from benchmarks.highlight_ablations import WHOLE
+from benchmarks.highlight_memory import looped
 from benchmarks.highlight_study import condition, interval, signed_interval
 from datamodules.highlight_tables import rendered_tables
 from genmm.media.video_write import write_video
@@ -35,6 +38,32 @@ def test_everything_runs_quickly_on_tiny_sizes():
         "Training on cached features",
     ]
     assert "x real time" in report.to_markdown()
+
+
+def test_a_looped_video_keeps_its_packets_and_its_clock(tmp_path):
+    from genmm.media.video import probe
+
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (32, 48, 3), np.uint8) for _ in range(20)]
+    sound = (0.1 * rng.standard_normal(32_000)).astype(np.float32)
+    piece = write_video(tmp_path / "v.mp4", frames, 10.0, audio=(sound, 16_000), preset="ultrafast")
+    long = looped(tmp_path / "long.mp4", piece, 7.0)
+    assert probe(long).duration_s == pytest.approx(7.0, abs=0.2)
+    assert decoded_seconds(long) == pytest.approx(6.9, abs=0.2)
+    assert long.stat().st_size < 4.5 * piece.stat().st_size
+
+
+def test_ablations_go_on_where_they_were(tmp_path, monkeypatch):
+    line = {"rows": [WHOLE, "gate", "random start, not trained"], "seeds": 1, "train": 2, "test": 2, "steps": 2}
+    args = argparse.Namespace(**line, cache=tmp_path, quick=False)
+    first = highlight_ablations.measure(args)
+    assert set(first.rows()) == set(args.rows)
+    assert "difference" in first.rows()["gate"]["v"] and "difference" not in first.rows()[WHOLE]["v"]
+    assert first.cells["gate/0"]["v"] != first.cells[f"{WHOLE}/0"]["v"]
+    monkeypatch.setattr(highlight_ablations, "train_row", None)  # nothing is trained a second time
+    again = highlight_ablations.measure(args)
+    assert again.cells == first.cells
+    assert "| gate | 1 |" in again.to_markdown()
 
 
 def test_conditions_change_what_they_say(tmp_path):

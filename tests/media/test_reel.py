@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,6 +104,43 @@ def test_a_copy_begins_at_a_key_frame_and_is_not_encoded_anew(source, tmp_path):
     assert {1, 2} <= seconds
     assert video.seconds >= 1.5
     assert probe(path).video.codec == "h264"
+
+
+def test_a_copy_takes_the_largest_video_stream(tmp_path):
+    path = tmp_path / "two.mp4"
+    with av.open(str(path), "w") as out:
+        tracks = []
+        for side in (32, 96):
+            track = out.add_stream("libx264", rate=10)
+            track.width, track.height, track.pix_fmt = side, side, "yuv420p"
+            tracks.append(track)
+        for track in tracks:
+            for i in range(20):
+                frame = av.VideoFrame.from_ndarray(
+                    np.full((track.height, track.width, 3), 40, np.uint8), format="rgb24"
+                )
+                frame.pts, frame.time_base = i, Fraction(1, 10)
+                out.mux(track.encode(frame))
+            out.mux(track.encode(None))
+    assert probe(copy_reel(tmp_path / "copy.mp4", path, [Span(0.0, 1.0)])).video.width == 96
+
+
+@pytest.mark.skipif("libmp3lame" not in av.codecs_available, reason="this build of FFmpeg writes no MP3")
+def test_mp3_is_copied_too(tmp_path):
+    path = tmp_path / "mp3.mp4"
+    with av.open(str(path), "w") as out:
+        video, sound = out.add_stream("libx264", rate=10), out.add_stream("libmp3lame", rate=44_100, layout="mono")
+        video.width, video.height, video.pix_fmt, sound.format = 32, 32, "yuv420p", "fltp"
+        for i in range(20):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9 * i, np.uint8), format="rgb24")))
+        out.mux(video.encode(None))
+        for i in range(70):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44_100, 1152 * i
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    facts = probe(copy_reel(tmp_path / "copy.mp4", path, [Span(0.0, 1.0)]))
+    assert facts.video.codec == "h264" and facts.audio.codec.startswith("mp3")
 
 
 def test_a_copy_of_other_codecs_is_refused(make, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genmm.core.errors import UsageError
+from genmm.metrics.highlight_floors import standard
 from genmm.systems.rasl.request import HighlightSettings
 from genmm.systems.rasl.scoring import (
     _clip_means,
@@ -84,6 +85,7 @@ def test_silence_takes_no_part(make_table):
     curves = score_curves(table, "av", heuristic_scores)
     np.testing.assert_allclose(curves.raw["av"], robust_clip(curves, table))
     assert "mostly silent" in curves.notes[0]
+    assert "say little" in score_curves(table, "a", heuristic_scores).notes[0]
 
 
 def robust_clip(curves, table):
@@ -97,6 +99,24 @@ def test_the_heuristic_does_not_take_a_cut_for_movement(make_table):
     table.motion[7, 1] = 50.0
     table.visual[:] = 1.0
     assert np.ptp(heuristic_scores(table)["v"]) < 1e-9
+
+
+def test_the_middle_of_a_longer_video_is_preferred_as_much_as_asked_for(make_table):
+    table, middle = make_table(90), standard(-np.abs(np.arange(90) - 44.5))
+    for streams, weight in (("av", 1.0), ("v", 2.0), ("a", 2.0)):  # both streams share the weight of 2
+        part = table.only(streams)
+        plain, moved = heuristic_scores(part, position=0.0), heuristic_scores(part, position=2.0)
+        for stream in streams:
+            np.testing.assert_allclose(moved[stream] - plain[stream], weight * middle, atol=1e-9)
+    short = make_table(59)
+    np.testing.assert_array_equal(heuristic_scores(short, 2.0)["v"], heuristic_scores(short, 0.0)["v"])
+
+
+def test_position_decides_nothing_where_nothing_stands_out(make_table):
+    table = make_table(90, sound=False)
+    table.visual[:], table.motion[:] = 1.0, 0.0
+    curves = score_curves(table, "auto", heuristic_scores)
+    assert "nothing stands out" in " ".join(curves.notes)
 
 
 def test_equal_scores_say_so_and_keep_the_order(make_table):
@@ -139,12 +159,29 @@ def test_long_runs_are_kept_below_the_longest_segment():
     times = clip_times(40.0, 2.0)
     segments = choose_segments(times, np.ones(20), (), Budget(share=1.0, max_segment_s=10.0))
     assert max(s.seconds for s in segments) <= 10.0 + 1e-6
+    alone = choose_segments(times, np.eye(20)[10], (), Budget(seconds=3.0, max_segment_s=2.1, pad_s=0.5))
+    assert alone[0].seconds == pytest.approx(2.1)  # room at the ends included
     assert sum(s.seconds for s in segments) == pytest.approx(40.0)
 
 
 def test_a_budget_below_one_clip_gives_a_short_segment():
     segments = choose_segments(clip_times(10.0, 2.0), np.array([0, 0, 1, 0, 0.0]), (), Budget(seconds=1.0))
     assert spans(segments) == [(4.5, 5.5)]
+
+
+def test_shots_shorter_than_a_segment_are_kept_with_what_follows():
+    times, scores = clip_times(20.0, 2.0), np.zeros(10)
+    scores[4] = 1.0
+    cuts = (8.0, 8.5, 9.2, 10.0, 19.5)  # four quick shots in the clip that stands out
+    found = spans(choose_segments(times, scores, cuts, Budget(seconds=2.0, pad_s=0.0)))
+    assert found == [(8.0, 10.0)]
+    ends = choose_segments(times, np.eye(10)[9], cuts, Budget(seconds=4.0, pad_s=0.0))
+    assert spans(ends) == [(16.0, 20.0)]  # the last half second does not stand alone
+
+
+def test_a_budget_of_the_whole_video_keeps_all_of_it():
+    segments = choose_segments(clip_times(4.03, 2.0), np.array([0.0, 1.0]), (), Budget(seconds=5.0))
+    assert spans(segments) == [(0.0, 4.03)]
 
 
 def test_shots():
@@ -177,6 +214,7 @@ def test_segments_keep_their_promises(levels, cuts, seconds):
     assert edges == sorted(edges)
     assert segments
     assert sum(s.seconds for s in segments) <= seconds + 1e-6
+    assert min(s.seconds for s in segments) >= min(2.0, seconds, float(times[-1, 1])) - 1e-6
     assert edges[-1] <= times[-1, 1] + 1e-9
     if not cuts:
         value = sum(s.score * s.seconds for s in segments)
@@ -195,6 +233,7 @@ def test_settings_say_what_is_wrong():
         {"count": 0},
         {"seconds": 3.0, "count": 2},
         {"audio_weight": 2.0},
+        {"position": -0.5},
         {"min_segment_s": 30.0},
         {"length": 3},
         {"seconds": "long"},

@@ -98,7 +98,7 @@ class RaslPipeline:
 
     @classmethod
     def heuristic(cls, *, limits: Limits = LONG_FOOTAGE) -> RaslPipeline:
-        """A pipeline without a model: movement, typicality, loudness and onsets."""
+        """A pipeline without a model: movement, typicality, loudness, onsets and position."""
         return cls(None, scorer="heuristic", name="heuristic", limits=limits)
 
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> RaslPipeline:
@@ -223,15 +223,22 @@ class RaslPipeline:
         started = time.perf_counter()
         scorer = self.scorer if chosen.scorer == "auto" else chosen.scorer
         curves = score_curves(
-            table, chosen.modality, self._scorer(scorer), clip_s=chosen.clip_s, audio_weight=chosen.audio_weight
+            table,
+            chosen.modality,
+            self._scorer(scorer, chosen.position),
+            clip_s=chosen.clip_s,
+            audio_weight=chosen.audio_weight,
         )
         segments = choose_segments(curves.times_s, curves.scores, table.cuts_s, chosen.budget())
+        notes = [*table.notes, *curves.notes]
+        if chosen.seconds is not None and chosen.seconds > table.duration_s + 0.05:
+            notes.append(f"the video is shorter than the {chosen.seconds:g} s to keep, so all of it is kept")
         return HighlightResult(
             settings={**dataclasses.asdict(chosen), "scorer": scorer},
             seeds=(),
             model=self.model,
             timings={**(timings or {}), "scoring_s": time.perf_counter() - started},
-            notes=(*table.notes, *curves.notes),
+            notes=tuple(notes),
             source=table.source,
             duration_s=table.duration_s,
             info=dict(table.info or {}),
@@ -252,9 +259,9 @@ class RaslPipeline:
         base = settings if isinstance(settings, HighlightSettings) else self.defaults.changed(settings or {})
         return base.changed(changes)
 
-    def _scorer(self, name: str) -> Callable[[FeatureTable], dict[str, Any]]:
+    def _scorer(self, name: str, position: float) -> Callable[[FeatureTable], dict[str, Any]]:
         if name == "heuristic":
-            return heuristic_scores
+            return lambda table: heuristic_scores(table, position)
         if self.network is None:
             raise UsageError("this pipeline has no model; use scorer='heuristic', or load a checkpoint")
         network, device = self.network, self.device

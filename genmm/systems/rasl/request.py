@@ -29,12 +29,15 @@ class HighlightSettings:
     modality: Literal["auto", "av", "v", "a"] = "auto"
     """What is scored: auto takes what is there; av pictures and sound, v pictures alone, a sound alone."""
     scorer: Literal["auto", "model", "heuristic"] = "auto"
-    """model: the learned activations. heuristic: movement, typicality, loudness and onsets, without weights. auto:
+    """model: the learned activations. heuristic: movement, typicality, loudness, onsets, position; no weights. auto:
     what the checkpoint names as its default."""
     clip_s: float = 2.0
     """Length of a scored clip in seconds, 1 to 60."""
     audio_weight: float = 0.5
     """Weight of the sound in joint scores, 0 to 1."""
+    position: float = 1.0
+    """Weight of the position in heuristic scores, 0 to 3: how much the middle of a video of a minute or more is
+    preferred to its opening and ending; 0 for footage whose ends matter as much."""
     min_segment_s: float = 2.0
     """Shortest segment in seconds, at least 0.5."""
     max_segment_s: float = 20.0
@@ -58,6 +61,8 @@ class HighlightSettings:
             raise UsageError(f"clip_s must be from 1 to 60 seconds, got {self.clip_s}")
         if not 0 <= self.audio_weight <= 1:
             raise UsageError(f"audio_weight must be from 0 to 1, got {self.audio_weight}")
+        if not 0 <= self.position <= 3:
+            raise UsageError(f"position must be from 0 to 3, got {self.position}")
         self.budget()
 
     def budget(self) -> Budget:

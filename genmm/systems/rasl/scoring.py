@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from genmm.metrics.highlight_floors import standard
+from genmm.metrics.highlight_floors import centre_prior, standard
 from genmm.systems.rasl.audio_features import ONSET_COLUMN, SILENCE_DB
 from genmm.systems.rasl.extractors import HANDCRAFTED
 from genmm.systems.rasl.feature_table import STEP_S, FeatureTable
@@ -25,6 +25,8 @@ MOSTLY_SILENT = 0.6
 """When more than this share of the steps is silent, the sound takes no part in joint scores."""
 SMOOTHING = np.array([0.25, 0.5, 0.25])
 """Hann kernel over three clips."""
+POSITION_FROM_S = 60.0
+"""Length in seconds from which the position in the video counts; shorter videos are often single takes."""
 BATCH = 16
 """Windows that go through the network together."""
 
@@ -60,12 +62,13 @@ def score_curves(
     raw_steps = scorer(table)
     notes: list[str] = []
     wanted = _wanted(modality, raw_steps, notes)
+    is_silent = table.loudness_db is not None and float(np.mean(table.loudness_db < SILENCE_DB)) > MOSTLY_SILENT
+    if wanted == "a" and is_silent:
+        notes.append("the sound is mostly silent, so its scores say little")
     if "v" in raw_steps and "a" in raw_steps:
-        weight = audio_weight
-        if table.loudness_db is not None and np.mean(table.loudness_db < SILENCE_DB) > MOSTLY_SILENT:
-            weight = 0.0
-            if wanted == "av":
-                notes.append("the sound is mostly silent and was left out of the score")
+        weight = 0.0 if is_silent else audio_weight
+        if wanted == "av" and is_silent:
+            notes.append("the sound is mostly silent and was left out of the score")
         raw_steps["av"] = (1.0 - weight) * robust(raw_steps["v"]) + weight * robust(raw_steps["a"])
     times = clip_times(table.duration_s, clip_s)
     raw = {name: _clip_means(values, times) for name, values in raw_steps.items()}
@@ -100,13 +103,17 @@ def model_scores(network: RaslNetwork, table: FeatureTable, device: torch.device
     return found
 
 
-def heuristic_scores(table: FeatureTable) -> dict[str, np.ndarray]:
-    """Scores without weights: movement and typicality of the pictures; loudness and onsets of the sound.
+def heuristic_scores(table: FeatureTable, position: float = 1.0) -> dict[str, np.ndarray]:
+    """Scores without weights: movement and typicality of the pictures; loudness and onsets of the sound; position.
 
     Movement is the mean optical flow, without the steps in which a shot begins (their flow measures the cut);
-    typicality is the mean similarity of a step's look (without its movement) to that of all other steps.
+    typicality is the mean similarity of a step's look (without its movement) to that of all other steps. Position is
+    how near a step is to the middle of the video, with weight `position` beside 1 for each other part: openings and
+    endings are seldom what people pick. Where there are both streams each gets half of it, so that it counts once in
+    the joint score. It decides nothing where nothing else stands out, nor in short videos.
     """
     found = {}
+    position = position / 2.0 if table.has_picture and table.has_sound else position
     if table.visual is not None and table.motion is not None:
         flow = table.motion[:, 1].astype(np.float64).copy()
         steps = {int(cut / STEP_S) for cut in table.cuts_s}
@@ -116,11 +123,26 @@ def heuristic_scores(table: FeatureTable) -> dict[str, np.ndarray]:
         looks = table.visual[:, :STATIC_SIZE] if table.extractor == HANDCRAFTED.name else table.visual
         unit = looks / np.maximum(1e-9, np.linalg.norm(looks, axis=1, keepdims=True))
         typical = (unit @ unit.mean(0)).astype(np.float64)
-        found["v"] = standard(flow) + standard(typical)
+        found["v"] = _with_position(_cue(flow) + _cue(typical), table, position)
     if table.has_sound:
         loudness = np.asarray(table.loudness_db, np.float64)
-        found["a"] = standard(loudness) + standard(table.audio[:, ONSET_COLUMN].astype(np.float64))  # type: ignore[index]
+        onsets = table.audio[:, ONSET_COLUMN].astype(np.float64)  # type: ignore[index]
+        found["a"] = _with_position(_cue(loudness) + _cue(onsets), table, position)
     return found
+
+
+def _cue(values: np.ndarray) -> np.ndarray:
+    """Values [T] with mean 0 and deviation 1; zeros where they differ by rounding alone, as in a still picture."""
+    if float(np.std(values)) <= 1e-6 * max(1.0, abs(float(np.mean(values)))):
+        return np.zeros_like(values, np.float64)
+    return standard(values)
+
+
+def _with_position(scores: np.ndarray, table: FeatureTable, weight: float) -> np.ndarray:
+    """Scores [T] of what is seen or heard, with the preference for the middle added to them."""
+    if table.duration_s < POSITION_FROM_S or np.ptp(scores) < 1e-9:
+        return scores
+    return scores + weight * standard(centre_prior(len(scores)))
 
 
 @torch.inference_mode()

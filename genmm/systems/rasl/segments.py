@@ -94,8 +94,8 @@ def choose_segments(
     """The best parts under a budget, in order of time, not overlapping, with borders on cuts where cuts are near.
 
     Shapes: times_s [n, 2], scores [n] in [0, 1]. A piece is what a clip and a shot have in common, joined to at least
-    `min_segment_s`; pieces are chosen by a 0/1 knapsack that maximises score times length (with equal sums the
-    earlier ones win), then neighbours are joined.
+    `min_segment_s`, across cuts only where shots are shorter than that; pieces are chosen by a 0/1 knapsack that
+    maximises score times length (with equal sums the earlier ones win), then neighbours are joined.
     """
     duration_s = float(times_s[-1, 1])
     pieces = _pieces(times_s, scores, cuts_s, budget.min_segment_s)
@@ -103,12 +103,12 @@ def choose_segments(
         chosen = _best_apart(pieces, budget)
     else:
         seconds = budget.seconds if budget.seconds is not None else budget.share * duration_s  # type: ignore[operator]
-        chosen = _knapsack(pieces, min(seconds, duration_s))
+        chosen = pieces if seconds >= duration_s - 1e-6 else _knapsack(pieces, seconds)
         if not chosen:
             chosen = [_shortened(max(pieces, key=lambda piece: piece.score), seconds)]
     joined = _joined(chosen, budget.max_segment_s)
     room = None if budget.count is not None else seconds - sum(piece.end_s - piece.start_s for piece in joined)
-    return _padded(joined, cuts_s, duration_s, budget.pad_s, room)
+    return _padded(joined, cuts_s, duration_s, budget, room)
 
 
 def _pieces(times_s: np.ndarray, scores: np.ndarray, cuts_s: Sequence[float], least_s: float) -> list[_Piece]:
@@ -124,7 +124,24 @@ def _pieces(times_s: np.ndarray, scores: np.ndarray, cuts_s: Sequence[float], le
             if stop - start > 1e-6:
                 parts.append(_Piece(start, stop, float(scores[index]), number))
         pieces += _long_enough(parts, least_s)
-    return pieces
+    return _across_short_shots(pieces, least_s)
+
+
+def _across_short_shots(pieces: list[_Piece], least_s: float) -> list[_Piece]:
+    """Shots that are shorter than a segment may be join what follows them (the last one what comes before it)."""
+
+    def is_short(piece: _Piece) -> bool:
+        return piece.end_s - piece.start_s < least_s - 1e-6
+
+    joined: list[_Piece] = []
+    for piece in pieces:
+        if joined and is_short(joined[-1]):
+            joined[-1] = _merged(joined[-1], piece)
+        else:
+            joined.append(piece)
+    if len(joined) > 1 and is_short(joined[-1]):
+        joined[-2:] = [_merged(joined[-2], joined[-1])]
+    return joined
 
 
 def _long_enough(parts: list[_Piece], least_s: float) -> list[_Piece]:
@@ -210,9 +227,9 @@ def _joined(pieces: list[_Piece], longest_s: float) -> list[_Piece]:
 
 
 def _padded(
-    pieces: list[_Piece], cuts_s: Sequence[float], duration_s: float, pad_s: float, room_s: float | None
+    pieces: list[_Piece], cuts_s: Sequence[float], duration_s: float, budget: Budget, room_s: float | None
 ) -> tuple[Segment, ...]:
-    """Give segments room at both ends, but not across a cut, into a neighbour, or beyond the budget's rest."""
+    """Give segments room at both ends, but not across a cut, into a neighbour, or beyond the budget or the longest."""
     cuts = np.asarray(sorted({0.0, duration_s, *cuts_s}))
     left = room_s if room_s is not None else np.inf
     segments = []
@@ -221,9 +238,10 @@ def _padded(
         after = pieces[index + 1].start_s if index + 1 < len(pieces) else duration_s
         low = max(before, float(cuts[cuts <= piece.start_s + 1e-6].max()))
         high = min(after, float(cuts[cuts >= piece.end_s - 1e-6].min()))
-        front = max(0.0, min(pad_s, piece.start_s - low, left))
+        spare = budget.max_segment_s - (piece.end_s - piece.start_s)
+        front = max(0.0, min(budget.pad_s, piece.start_s - low, left, spare))
         left -= front
-        back = max(0.0, min(pad_s, high - piece.end_s, left))
+        back = max(0.0, min(budget.pad_s, high - piece.end_s, left, spare - front))
         left -= back
         segments.append(Segment(piece.start_s - front, piece.end_s + back, piece.score, piece.shot))
     return tuple(segments)
