@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "music": "solver overhead, a guided step, codecs, whole pieces, memory",
     "image": "fixed-sum sampling against the published step, memory, whole pictures, encoding",
     "highlight": "reading and scoring against decoding alone, memory over the length, training",
+    "highlight_ablations": "what each part of the highlight objective is worth, on computed scenes",
 }
 """Module of this folder -> one line about it."""
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
         print("genmm bench NAME measures:")
-        print("\n".join(f"  {name:<10} {about}" for name, about in MEASUREMENTS.items()))
+        print("\n".join(f"  {name:<20} {about}" for name, about in MEASUREMENTS.items()))
         return 0
     chooser = argparse.ArgumentParser(prog="genmm bench", add_help=False, allow_abbrev=False)
     chooser.add_argument("name", choices=sorted(MEASUREMENTS))
