@@ -7,10 +7,12 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from app.music_work import said_of
 from app.web import music_api
 from app.web.controls import (
     RunButtons,
@@ -37,6 +39,7 @@ from app.web.music_work import (
     check_form,
     model_settings,
     music_events,
+    parse_tempo,
     reads_captions,
     understood,
 )
@@ -57,6 +60,8 @@ EXAMPLES = (
     "energetic synth over organ chords, electronic drums, synth bass, 128 bpm",
     "bright guitar waltz in D major with double bass",
 )
+COMPARE = Path(__file__).with_name("music.js").read_text(encoding="utf-8").strip()
+"""Function (before, result, which) that plays one of two sounds from where the other one is."""
 UPDATES_S = 0.2
 """Progress is sent to the browser at most this often."""
 
@@ -88,8 +93,9 @@ class MusicTab:
             value="generate",
             label="What to do",
             info="New music and loops need a description alone; the others work on a recording of yours.",
-            elem_classes=["gm-compact"],
+            elem_classes=["gm-kinds"],
         )
+        self._draw_source()
         self.text = gr.Textbox(
             label="Description",
             info="Instruments, mood, tempo, key, drums or none. Shift+Enter starts. Empty lets the model choose.",
@@ -104,17 +110,16 @@ class MusicTab:
                 chip = gr.Button(example, size="sm", min_width=60, elem_classes=["gm-example"])
                 chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **SILENT)
         with gr.Row():
-            self.bpm = gr.Number(
-                label="Tempo (bpm)", info="60 to 180; empty: as the text says.", minimum=0, maximum=300
+            self.bpm = gr.Textbox(
+                label="Tempo (bpm)", info="60 to 180; empty: as the text says.", max_lines=1, elem_id="music-bpm"
             )
             self.music_key = gr.Textbox(
                 label="Key", info="Such as A minor or Eb; empty: as the text says.", max_lines=1
             )
         self.seconds = gr.Slider(
-            1, 60, value=10, step=0.5, label="Seconds", info="Length of new music, or of what is added."
+            1, 120, value=10, step=0.5, label="Seconds", info="Length of new music, or of what is added."
         )
         self.bars = gr.Slider(1, 16, value=4, step=1, label="Bars", info="Length of the loop.", visible=False)
-        self._draw_source()
         self.buttons = RunButtons.draw("Make music")
         self._draw_settings()
 
@@ -127,7 +132,13 @@ class MusicTab:
                 buttons=[],
                 elem_id="music-source",
             )
-            with gr.Column(visible=False) as self.region_group:
+            self.said = gr.Textbox(
+                label="What it is",
+                info="In the same words, if you know: what your description leaves open stays so. May be empty.",
+                max_lines=2,
+                elem_id="music-said",
+            )
+            with gr.Column(visible=False, elem_classes=["gm-region"]) as self.region_group:
                 self.region = Region(self.server.settings.limits)
             with gr.Column(visible=False) as self.edit_group:
                 self.strength = gr.Slider(
@@ -180,6 +191,9 @@ class MusicTab:
             )
             self.before = Sound(label="Before", interactive=False, buttons=[], visible=False, elem_id="music-before")
             self.player = Sound(label="Result", interactive=False, buttons=[], elem_id="music-result")
+            with gr.Row(visible=False, elem_classes=["gm-actions", "gm-compare"]) as self.compare:
+                self.hear_before = gr.Button("A: before", size="sm", min_width=110, elem_id="music-hear-before")
+                self.hear_result = gr.Button("B: result", size="sm", min_width=110, elem_id="music-hear-result")
             with gr.Row(elem_classes=["gm-actions"]):
                 self.wav_file = gr.DownloadButton("Download wav", size="sm", min_width=110)
                 self.flac_file = gr.DownloadButton("Download flac", size="sm", min_width=110)
@@ -199,8 +213,8 @@ class MusicTab:
     def _inputs(self) -> list[Any]:
         return [
             self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.source,
-            self.strength, self.method, self.region.start_s, self.region.end_s, self.model, self.guidance, self.steps,
-            self.takes, self.seed.box, self.more,
+            self.said, self.strength, self.method, self.region.start_s, self.region.end_s, self.model, self.guidance,
+            self.steps, self.takes, self.seed.box, self.more,
         ]  # fmt: skip
 
     @property
@@ -212,8 +226,8 @@ class MusicTab:
     @property
     def _recipe_controls(self) -> list[Any]:
         return [
-            self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.strength,
-            self.method, self.model, self.guidance, self.steps, self.takes, self.seed.box, self.more,
+            self.kind, self.text, self.negative, self.bpm, self.music_key, self.seconds, self.bars, self.said,
+            self.strength, self.method, self.model, self.guidance, self.steps, self.takes, self.seed.box, self.more,
         ]  # fmt: skip
 
     def _connect(self) -> None:
@@ -225,8 +239,8 @@ class MusicTab:
             self._make,
             [*self._inputs, history.visit],
             [
-                self.progress, self.result, self.take, self.before, *self._shown_take, self.made, self.seed.last,
-                history.visit, *buttons.both,
+                self.progress, self.result, self.take, self.before, self.compare, *self._shown_take, self.made,
+                self.seed.last, history.visit, *buttons.both,
             ],
             **page_event(self.key),
         )  # fmt: skip
@@ -234,6 +248,9 @@ class MusicTab:
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.take.input(self._show_take, [self.made, self.take], self._shown_take, **QUICK)
+        for which, button in enumerate((self.hear_before, self.hear_result)):
+            play = f"(before, result) => ({COMPARE})(before, result, {which})"
+            button.click(None, [self.before, self.player], None, js=play, **SILENT)
         self.keep_seed.click(_seed_of, [self.made, self.take], self.seed.box, **SILENT)
         groups = [self.source_group, self.region_group, self.edit_group, self.seconds, self.bars]
         self.kind.change(_fitting, self.kind, groups, **SILENT)
@@ -243,22 +260,23 @@ class MusicTab:
         )  # fmt: skip
         self.region.connect(self.source)
         self.model.input(self._model_changed, self.model, [self.guidance, self.steps], **QUICK)
-        self.edit_this.click(_as_source, [self.made, self.take], [self.kind, self.source], **SILENT)
+        self.edit_this.click(_as_source, [self.made, self.take], [self.kind, self.source, self.said], **SILENT)
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._recipe_controls, **QUICK)
 
     def _form(self, values: Sequence[Any]) -> MusicForm:
-        kind, text, negative, bpm, key, seconds, bars, source, strength, method, *rest = values
+        kind, text, negative, bpm, key, seconds, bars, source, said, strength, method, *rest = values
         start_s, end_s, model, guidance, steps, takes, seed, more = rest
         takes = int(takes or 1)
         form = MusicForm(
             kind=kind or "generate",
             text=text or "",
             negative=negative or "",
-            bpm=float(bpm) if bpm else None,
+            bpm=parse_tempo(bpm),
             key=key or "",
             seconds=float(seconds or 10),
             bars=int(bars or 4),
             source=source if kind in WITH_SOURCE else None,
+            source_text=said or "",
             strength=float(strength),
             method=method or "regularised",
             region=(float(start_s or 0), float(end_s or 0)),
@@ -310,6 +328,7 @@ class MusicTab:
             self.result: gr.update(visible=True),
             self.take: gr.update(choices=choices, value=0, visible=len(choices) > 1),
             self.before: gr.update(value=before, visible=before is not None),
+            self.compare: gr.update(visible=before is not None),
             **dict(zip(self._shown_take, self._show_take(made, 0), strict=True)),
             self.made: made,
             self.seed.last: tuple(take.seed for take in made.takes),
@@ -335,12 +354,12 @@ class MusicTab:
             start = model_settings(self.server.pool, model)
             return start.guidance, start.steps
 
-    def _understood(self, text: str, bpm: float | None, key: str, model: str | None) -> str:
+    def _understood(self, text: str, bpm: str, key: str, model: str | None) -> str:
         """The line under the text, while it is written."""
         try:
             if not reads_captions(self.server.pool, model):
                 return understood_html("this model reads free text, so every word counts")
-            return understood_html(understood(text or "", float(bpm) if bpm else None, key or ""))
+            return understood_html(understood(text or "", parse_tempo(bpm), key or ""))
         except GenmmError as error:
             return understood_html(str(error))
 
@@ -367,8 +386,8 @@ class MusicTab:
                 "Takes this sound as the recording to edit.",
                 self.key,
                 lambda entry: entry.media == "audio",
-                [self.kind, self.source],
-                lambda entry: ["edit", str(entry.path)],
+                [self.kind, self.source, self.said],
+                lambda entry: ["edit", str(entry.path), said_of(entry.recipe)],
             ),
         )
 
@@ -383,8 +402,9 @@ def _seed_of(made: Composed | None, number: int) -> str:
     return "" if made is None else str(made.takes[int(number or 0)].seed)
 
 
-def _as_source(made: Composed | None, number: int) -> tuple[Any, Any]:
-    """The shown take as the recording to edit."""
+def _as_source(made: Composed | None, number: int) -> tuple[Any, Any, Any]:
+    """The shown take as the recording to edit, with what it is."""
     if made is None:
-        return gr.skip(), gr.skip()
-    return "edit", str(made.takes[int(number or 0)].path)
+        return gr.skip(), gr.skip(), gr.skip()
+    take = made.takes[int(number or 0)]
+    return "edit", str(take.path), said_of(take.recipe)

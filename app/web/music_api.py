@@ -44,6 +44,7 @@ def add(server: Server) -> None:
             gr.Textbox("regularised", label="method (regularised or plain)"),
             gr.JSON(label="region ([start, end] in seconds, for inpaint)"),
             gr.Number(5, label="seconds (to add, for extend)"),
+            gr.Textbox("", label="source_text (what the recording is; what the text leaves open stays so)"),
         ]
         files, recipe = gr.File(file_count="multiple", label="files"), gr.JSON(label="recipe")
         compose, change = gr.Button("compose"), gr.Button("edit_music")
@@ -68,15 +69,17 @@ def _compose(server: Server) -> Callable[..., Any]:
 def _edit(server: Server) -> Callable[..., Any]:
     async def edit_music(
         request: gr.Request, source: str, text: str, kind: str = "edit", strength: float = 0.9,
-        method: str = "regularised", region: Any = None, seconds: float = 5, bpm: float | None = None, key: str = "",
-        negative: str = "", takes: int = 1, seed: str = "", model: str = "", settings: Any = None,
+        method: str = "regularised", region: Any = None, seconds: float = 5, source_text: str = "",
+        bpm: float | None = None, key: str = "", negative: str = "", takes: int = 1, seed: str = "", model: str = "",
+        settings: Any = None,
     ) -> Any:  # fmt: skip
         """Edit a recording, make a region of it anew, or go on behind it; gives back one flac file per take."""
         with reported("music"):
             if kind not in ("edit", "inpaint", "extend"):
                 raise UsageError(f"kind must be edit, inpaint or extend, got {str(kind)[:40]!r}")
             own = {"kind": kind, "source": source, "strength": float(strength), "method": method or "regularised",
-                   "region": _region(region), "seconds": float(seconds or 5)}  # fmt: skip
+                   "region": _region(region), "seconds": float(seconds or 5),
+                   "source_text": source_text or ""}  # fmt: skip
             form = _form(text, bpm, key, negative, takes, seed, model, settings, **own)
             return await _made(server, form, request)
 

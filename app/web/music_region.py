@@ -15,6 +15,7 @@ from genmm.media.audio import read_audio
 
 __all__ = ["Region"]
 
+HOW = "Click where the new part begins, then where it ends; or type both below. Everything else stays as it is."
 NOTHING = {"start": True, "seconds": 0.0}
 """State before there is a recording: whether the next click is a start, and the length of the recording."""
 
@@ -24,11 +25,9 @@ class Region:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        gr.HTML(f'<p class="gm-dim gm-above-wave">{HOW}</p>')
         self.wave = gr.Image(
-            label="Click the start, then the end of the part to make anew",
-            interactive=False,
-            buttons=[],
-            elem_id="music-wave",
+            show_label=False, container=False, interactive=False, buttons=[], elem_id="music-wave", format="png"
         )
         with gr.Row():
             self.start_s = gr.Number(0.0, label="Start (s)", info="Where the new part begins.", minimum=0)
@@ -41,7 +40,8 @@ class Region:
         shown = [self.wave, *places, self.click]
         source.change(self.heard, source, shown, **QUICK)
         self.wave.select(self.clicked, [source, *places, self.click], shown, **QUICK)
-        gr.on([self.start_s.submit, self.end_s.submit], self.redrawn, [source, *places], self.wave, **QUICK)
+        typed = [event for box in places for event in (box.submit, box.blur)]
+        gr.on(typed, self.redrawn, [source, *places], self.wave, **QUICK)
 
     def heard(self, path: str | None) -> tuple[Any, ...]:
         """A new recording: its waveform with the middle fifth marked."""

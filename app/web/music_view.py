@@ -23,7 +23,7 @@ ON_THE_PAGE = ("guidance", "steps")
 
 def understood_html(sentence: str) -> str:
     """The line under the text."""
-    return f'<div class="gm-idle" role="status"><span>{escape(sentence[:1].upper() + sentence[1:])}</span></div>'
+    return f'<p class="gm-dim gm-understood" role="status">{escape(sentence[:1].upper() + sentence[1:])}</p>'
 
 
 def summary(made: Composed, elapsed_s: float) -> str:
@@ -43,8 +43,8 @@ def facts_html(made: Composed, take: MusicTake) -> str:
 
 
 def recipe_values(recipe: dict[str, Any], pool: ModelPool, limits: Limits) -> list[Any]:
-    """Values for kind, text, negative text, bpm, key, seconds, bars, strength, method, model, guidance, steps, takes,
-    seeds and further settings; what this machine does not have stays as it is, with a notice.
+    """Values for kind, text, negative text, bpm, key, seconds, bars, what the recording is, strength, method, model,
+    guidance, steps, takes, seeds and further settings; what this machine does not have stays as it is, with a notice.
 
     Raises: UsageError when the recipe holds no texts or settings that are not allowed.
     """
@@ -65,10 +65,11 @@ def recipe_values(recipe: dict[str, Any], pool: ModelPool, limits: Limits) -> li
         kind,
         texts[0][: limits.text_chars],
         str(settings.get("negative_text", "")),
-        _number(settings.get("bpm")),
+        "" if _number(settings.get("bpm")) is None else f"{settings['bpm']:g}",
         str(settings.get("key") or ""),
         _number(settings.get("duration_s", settings.get("extra_s"))) or gr.skip(),
         _number(settings.get("bars")) or gr.skip(),
+        str(settings.get("source_text", ""))[: limits.text_chars],
         gr.skip() if _number(settings.get("strength")) is None else settings["strength"],
         settings["method"] if settings.get("method") in ("regularised", "plain") else gr.skip(),
         gr.update(value=model) if model else gr.skip(),

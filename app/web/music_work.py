@@ -36,6 +36,7 @@ __all__ = [
     "check_form",
     "model_settings",
     "music_events",
+    "parse_tempo",
     "reads_captions",
     "understood",
 ]
@@ -47,7 +48,7 @@ KINDS = {
     "loop": "Loop",
     "edit": "Edit a recording",
     "inpaint": "Make a part anew",
-    "extend": "Go on",
+    "extend": "Continue",
 }
 """Kind of a job -> what the page calls it."""
 WITH_SOURCE = ("edit", "inpaint", "extend")
@@ -73,6 +74,8 @@ class MusicForm:
     """Length of a loop."""
     source: str | None = None
     """An uploaded recording."""
+    source_text: str = ""
+    """What the recording is; what the text leaves open stays so."""
     strength: float = 0.9
     """Of an edit."""
     method: str = "regularised"
@@ -135,6 +138,7 @@ def check_form(form: MusicForm, limits: Limits = DEFAULT_LIMITS) -> None:
         raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {form.kind!r}")
     clean_description(form.text)
     clean_description(form.negative)
+    clean_description(form.source_text)
     parse_key(form.key)
     if form.bpm is not None:
         Caption(tempo_bpm=form.bpm)
@@ -167,6 +171,16 @@ def reads_captions(pool: ModelPool, model: str | None) -> bool:
     if name is None:
         return True
     return read_config(pool.info(name, SYSTEM).path).get("text", {}).get("kind") == "captions"
+
+
+def parse_tempo(text: str | float | None) -> float | None:
+    """The tempo that was typed, or None when nothing was. Raises: UsageError for what is no number."""
+    if text is None or not str(text).strip():
+        return None
+    try:
+        return float(str(text).lower().removesuffix("bpm").strip())
+    except ValueError:
+        raise UsageError(f"the tempo is a number of beats a minute, such as 96, got {str(text)[:40]!r}") from None
 
 
 def understood(text: str, bpm: float | None, key: str) -> str:
@@ -217,7 +231,7 @@ def _job(pipeline: Any, form: MusicForm, source: Audio | None) -> Any:
     if form.kind == "loop":
         own["bars"] = int(form.bars)
     if source is not None:
-        own["source"] = source
+        own |= {"source": source, "source_text": clean_description(form.source_text)}
     if form.kind == "edit":
         own |= {"strength": form.strength, "method": form.method}
     if form.kind == "inpaint":

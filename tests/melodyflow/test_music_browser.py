@@ -61,5 +61,9 @@ def test_make_edit_and_patch(browser, page, tmp_path):
     tab.wait_for_selector(".gm-progress:visible")
     tab.wait_for_selector(".gm-note-done:visible")
     tab.wait_for_selector("#music-before:visible")
+    for one, other in (("before", "result"), ("result", "before")):  # A/B: one plays at a time, from the same place
+        tab.locator(f"#music-hear-{one}").click()
+        tab.wait_for_selector(f"#music-hear-{one}[aria-pressed=true]")
+        assert tab.locator(f"#music-hear-{other}[aria-pressed=true]").count() == 0
     assert broken == []
     context.close()

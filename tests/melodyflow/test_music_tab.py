@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from tiny_music import chirp
 
-from app.web.music import MusicTab, _fitting
+from app.web.music import MusicTab, _as_source, _fitting
 from app.web.music_view import facts_html, recipe_values, summary
 from app.web.music_wave import HEIGHT, WIDTH, moved_region, region_picture, seconds_at
-from app.web.music_work import KINDS, Composed, MusicForm, check_form, model_settings, music_events, understood
+from app.web.music_work import (
+    KINDS,
+    Composed,
+    MusicForm,
+    check_form,
+    model_settings,
+    music_events,
+    parse_tempo,
+    understood,
+)
 from app.web.pool import ModelPool
 from genmm.core.errors import GenmmError
 from genmm.core.events import CancelToken, Finished
@@ -45,8 +54,18 @@ def test_new_music_becomes_files_pictures_and_facts(pool, tmp_path):
         assert take.picture.is_file() and take.picture_dark.is_file() and take.thumbnail.is_file()
     assert "<b>" not in facts_html(made, made.takes[0]) and "2 takes" in summary(made, 1.0)
     values = recipe_values(read_recipe(made.takes[1].recipe), pool, Limits())
-    assert values[:2] == ["generate", "calm <b>piano</b>, 90 bpm"] and values[13] == str(made.takes[1].seed)
-    assert len(values) == 15
+    assert values[:2] == ["generate", "calm <b>piano</b>, 90 bpm"] and values[14] == str(made.takes[1].seed)
+    assert len(values) == 16
+
+
+def test_a_result_that_is_edited_brings_along_what_it_is(pool, tmp_path):
+    made = run(MusicForm(text="calm piano, 90 bpm, A minor", seconds=1.0, seeds=(3,)), pool, tmp_path)
+    kind, path, said = _as_source(made, 0)
+    assert kind == "edit" and "calm piano melody" in said and "A minor" in said and "90 bpm" in said
+    form = MusicForm(kind=kind, text="guitar", source=path, source_text=said, strength=0.5, seeds=(1,))
+    edited = run(form, pool, tmp_path)
+    assert "kept from the source" in edited.takes[0].sentence
+    assert recipe_values(read_recipe(edited.takes[0].recipe), pool, Limits())[7] == said
 
 
 @pytest.mark.parametrize("kind", ["edit", "inpaint", "extend"])
@@ -64,6 +83,12 @@ def test_the_line_under_the_text_says_what_is_understood():
     assert "not understood: zither" in understood("zither", 100.0, "")
     with pytest.raises(GenmmError):
         understood("x", 999.0, "")
+
+
+def test_a_tempo_is_typed_as_a_number_or_left_empty():
+    assert [parse_tempo(text) for text in ("", None, " 96 ", "96.5 bpm", 120)] == [None, None, 96.0, 96.5, 120.0]
+    with pytest.raises(GenmmError, match="beats a minute"):
+        parse_tempo("fast")
 
 
 @pytest.mark.parametrize(
