@@ -18,6 +18,8 @@ from genmm.core.suggest import did_you_mean
 if TYPE_CHECKING:
     import torch
 
+    from genmm.core.events import Event
+
 __all__ = ["SYSTEMS", "ModelInfo", "Pipeline", "check_model_name", "find_model", "load", "models"]
 
 log = logging.getLogger(__name__)
@@ -36,17 +38,38 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Pipeline(Protocol):
-    """What every system's pipeline offers; generating is the system's own business."""
+    """What every system's pipeline offers. What it makes, and from what, is the system's own business: a method that
+    gives back a result (`generate`, `tokenize`, `detect` ...) and `events`, the same as a generator of events."""
 
+    system: str
+    """Its key in SYSTEMS."""
     name: str
-    info: ModelInfo
+    """Name of the model, as --model takes it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def model(self) -> dict[str, str]:
+        """What a recipe says about it: name, system, fingerprint of the checkpoint."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The same with sizes and origin, JSON-able."""
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Pipeline: ...
+    def from_folder(cls, folder: Path, *, device: torch.device, dtype: torch.dtype) -> Pipeline:
+        """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
 
-    def to(self, device: Any = None, dtype: Any = None) -> Pipeline: ...
+    def to(self, device: Any = None, dtype: Any = None) -> Pipeline:
+        """Move to a device and number format in place; None keeps what there is."""
 
-    def save(self, folder: str | os.PathLike[str]) -> Path: ...
+    def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
+        """Write a checkpoint folder that `load` reads; gives back the folder."""
+
+    def events(self, *arguments: Any, **options: Any) -> Iterator[Event]:
+        """The work as a generator of events; the last one is Finished, and closing it early stops the work."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +187,7 @@ def _describe(name: str, path: Path, source: Source) -> ModelInfo:
     problem = "" if system in SYSTEMS else f"its system {system!r} is unknown; this genmm has {', '.join(SYSTEMS)}"
     card = _card(path)
     licence = str(config.get("licence") or card.get("license", ""))
-    description = str(config.get("description") or card.get("description", ""))
+    description = str(config.get("description") or card.get("description") or card.get("title", ""))
     return ModelInfo(name, system, source, path, size, licence, description, parameters, problem)
 
 
@@ -182,7 +205,7 @@ def _parameters(folder: Path) -> int:
 
 
 def _card(path: Path) -> dict[str, str]:
-    """The plain "key: value" lines between the --- marks at the top of README.md."""
+    """The plain "key: value" lines between the --- marks at the top of README.md; "title" is the first heading."""
     try:
         with (path / "README.md").open(encoding="utf-8", errors="replace") as stream:
             lines = stream.read(10_000).splitlines()
@@ -191,9 +214,10 @@ def _card(path: Path) -> dict[str, str]:
     if not lines or lines[0].strip() != "---":
         return {}
     pairs: dict[str, str] = {}
-    for line in lines[1:]:
+    for number, line in enumerate(lines[1:], start=2):
         if line.strip() == "---":
-            return pairs
+            heading = next((text[2:].strip() for text in lines[number:] if text.startswith("# ")), "")
+            return {"title": heading, **pairs}
         key, colon, value = line.partition(":")
         if colon and not line.startswith((" ", "-", "#")):
             pairs[key.strip()] = value.strip().strip("\"'")

@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import sys
 import types
 from pathlib import Path
@@ -11,7 +13,7 @@ from genmm.core import paths
 from genmm.core.checkpoint import save_checkpoint
 from genmm.core.errors import CheckpointError, UsageError
 
-CARD = "---\nlicense: cc-by-4.0\ntags:\n- speech\ndescription: \"Reads numbers.\"\n---\n# Card\nlicense: other\n"
+CARD = '---\nlicense: cc-by-4.0\ntags:\n- speech\ndescription: "Reads numbers."\n---\n# Card\nlicense: other\n'
 
 
 class TinyPipeline:
@@ -73,6 +75,11 @@ def test_the_config_goes_before_the_card(homes):
     assert (info.licence, info.description) == ("MIT", "Says so.")
 
 
+def test_the_heading_of_a_card_describes_a_model_that_nobody_described(homes):
+    make(homes["embedded"] / "a", card="---\nlicense: mit\n---\n\n# a: small voices\n\n# More\n")
+    assert (registry.models()[0].description, registry.models()[0].licence) == ("a: small voices", "mit")
+
+
 @pytest.mark.parametrize("card", ["no front matter", "---\nlicense: x\n", "---\n", ""])
 def test_cards_without_front_matter_say_nothing(homes, card):
     make(homes["embedded"] / "a", card=card)
@@ -88,6 +95,20 @@ def test_the_public_front_door(homes):
     assert {"load", "models", "__version__"} <= set(dir(genmm))
     with pytest.raises(AttributeError, match="public names"):
         _ = genmm.nothing
+
+
+@pytest.mark.parametrize("system", [name for name in registry.SYSTEMS if name != "tiny"])
+def test_every_pipeline_keeps_the_contract(system):
+    module, _, name = registry.SYSTEMS[system].partition(":")
+    pipeline = getattr(importlib.import_module(module), name)
+    promised = {name for name in vars(registry.Pipeline) if not name.startswith("_")}
+    assert {"device", "model", "info", "from_folder", "to", "save", "events"} <= promised
+    assert sorted(name for name in promised if not hasattr(pipeline, name)) == []
+    assert pipeline.system == system
+    for name in ("device", "model", "info"):
+        assert isinstance(vars(pipeline)[name], property)
+    assert {"device", "dtype"} <= set(inspect.signature(pipeline.from_folder).parameters)
+    assert "dtype" in inspect.signature(pipeline.save).parameters
 
 
 @pytest.mark.parametrize("as_path", [str, Path])
