@@ -204,6 +204,15 @@ class VectorQuantize(package.VectorQuantize):
         super().update_in_place_optimizer()
 
     @property
+    def check_finite(self) -> bool:
+        """Whether NaN and infinity are refused, for which a GPU is waited for; with False they get some id."""
+        return self._codebook.check_finite
+
+    @check_finite.setter
+    def check_finite(self, check: bool) -> None:
+        self._codebook.check_finite = check
+
+    @property
     def _is_map(self) -> bool:
         return self.accept_image_fmap or self.accept_3d_fmap
 

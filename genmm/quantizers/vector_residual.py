@@ -92,6 +92,16 @@ class ResidualVQ(package.ResidualVQ):
             return quantised, ids, losses
         return quantised, ids, losses, self.get_codes_from_indices(ids)
 
+    @property
+    def check_finite(self) -> bool:
+        """Whether NaN and infinity are refused, as in `VectorQuantize`; holds for all levels."""
+        return all(level.check_finite for level in self.layers)
+
+    @check_finite.setter
+    def check_finite(self, check: bool) -> None:
+        for level in self.layers:
+            level.check_finite = check
+
     def _quantise_levels(
         self, rows: Tensor, mask: Tensor | None, active: int, **codebook: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,8 +126,7 @@ class ResidualVQ(package.ResidualVQ):
 
     def _quantise_at_once(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         codebooks = torch.stack([level._codebook.codes_now()[0].detach() for level in self.layers])
-        check = self.layers[0]._codebook.check_finite
-        ids, quantised = residual_codes(rows.float(), codebooks, check=check)
+        ids, quantised = residual_codes(rows.float(), codebooks, check=self.check_finite)
         return quantised.to(rows.dtype), ids, quantised.new_zeros(len(self.layers))
 
     def _one_search_serves(self, mask: Tensor | None) -> bool:

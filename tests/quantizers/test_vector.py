@@ -187,13 +187,32 @@ def test_training_gives_the_code_itself(trick):
 
 
 @pytest.mark.parametrize("name", ["cosine", "projected", "heads", "heads apart", "normed"])
-def test_masked_loss_is_the_loss_of_what_counts(name):
-    quantizer = VectorQuantize(dim=16, codebook_size=24, **OPTIONS[name])
+def test_masked_step_is_the_step_of_what_counts(name):
+    torch.manual_seed(0)
+    masked, packed = (VectorQuantize(dim=16, codebook_size=24, **OPTIONS[name]) for _ in range(2))
+    packed.load_state_dict(masked.state_dict())
     x, mask = vectors(3, 40, 16), vectors(3, 40, seed=5) > 0
     padded = torch.where(mask.unsqueeze(-1), x, torch.full_like(x, torch.nan))  # padding may hold anything
-    *_, masked = quantizer(padded, mask=mask, freeze_codebook=True)
-    *_, packed = quantizer(x[mask].unsqueeze(0), freeze_codebook=True)
-    torch.testing.assert_close(masked, packed)
+    quantised, ids, loss = masked(padded, mask=mask)
+    expected, expected_ids, expected_loss = packed(x[mask].unsqueeze(0))
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(quantised[mask], expected[0])
+    assert torch.equal(ids[mask], expected_ids[0])
+    for mine, other in zip(masked.state_dict().values(), packed.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("name", ["plain", "cosine", "projected", "heads", "heads apart"])
+def test_averages_can_be_moved_by_ids_afterwards(name):
+    torch.manual_seed(0)
+    at_once, later = (VectorQuantize(dim=16, codebook_size=24, **OPTIONS[name]) for _ in range(2))
+    later.load_state_dict(at_once.state_dict())
+    x, mask = vectors(3, 40, 16), vectors(3, 40, seed=5) > 0
+    at_once(x, mask=mask)
+    _, ids, _ = later(x, mask=mask, freeze_codebook=True)
+    later.update_indices(x, ids, mask=mask)
+    for mine, other in zip(later.state_dict().values(), at_once.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, other)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_cosine_sim": True}, {"learnable_codebook": True, "ema_update": False}])
@@ -246,6 +265,13 @@ def test_vectors_that_are_not_finite_are_refused_and_change_nothing(bad, train):
     with pytest.raises(UsageError, match="finite"):
         quantizer(x)
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+def test_the_look_for_nan_can_be_left_out():
+    quantizer = VectorQuantize(dim=4, codebook_size=8).eval()
+    quantizer.check_finite = False
+    _, ids, _ = quantizer(torch.full((2, 5, 4), torch.nan))
+    assert ((ids >= 0) & (ids < 8)).all()
 
 
 @pytest.mark.parametrize(
