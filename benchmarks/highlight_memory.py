@@ -18,6 +18,8 @@ __all__ = ["looped", "memory_section"]
 
 LOOP_S = 60.0
 """Length of the scene that is repeated."""
+LEAST_S = 20.0
+"""Scenes with events are not shorter; of a shorter video only the beginning is copied."""
 PROBE = """
 import resource, sys
 from genmm.systems.rasl.pipeline import RaslPipeline
@@ -41,7 +43,7 @@ def memory_section(*, minutes: tuple[float, float], model: str = "heuristic", go
     options = [] if model == "heuristic" else [model]
     found = []
     with tempfile.TemporaryDirectory(prefix="genmm-bench-") as folder:
-        piece = _piece(Path(folder) / "piece.mp4", min(LOOP_S, 60.0 * minutes[0]))
+        piece = _piece(Path(folder) / "piece.mp4", min(LOOP_S, max(LEAST_S, 60.0 * minutes[0])))
         for length in minutes:
             path = looped(Path(folder) / f"{length:g}.mp4", piece, 60.0 * length)
             line = [sys.executable, "-c", PROBE, str(path), *options]
