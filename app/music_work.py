@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.options import read_setting
 from genmm.core.errors import UsageError
+from genmm.core.files import check_target
 from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
@@ -64,10 +65,8 @@ def add_settings(parser: argparse.ArgumentParser, *, new_music: bool) -> None:
 
 
 def checked_output(args: argparse.Namespace) -> Path:
-    """The file to write. Raises: UsageError for a folder or another suffix."""
-    path = Path(args.output or args.default_output)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the name of a file in it")
+    """The file to write. Raises: UsageError for one that cannot be written, or another suffix."""
+    path = check_target(args.output or args.default_output)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"music is written as {', '.join(SUFFIXES)}, got {path.name!r}; change the suffix")
     return path
@@ -90,7 +89,7 @@ def asked(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, 
     before = recipe["settings"] if recipe else {}
     if recipe:
         settings |= _known_settings(before)
-    settings |= dict(_setting(text) for text in args.set)
+    settings |= dict(read_setting(text) for text in args.set)
     for name in ("guidance", "steps"):
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
@@ -183,13 +182,3 @@ def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
     names = {entry.name for entry in dataclasses.fields(MusicSettings)}
     return {name: value for name, value in settings.items() if name in names}
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        return name.strip(), value

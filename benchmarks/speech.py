@@ -13,6 +13,7 @@ from benchmarks.speaking import batch_section, memory_section, streaming_section
 from benchmarks.tables import Report, Section
 from genmm.core.devices import choose_device, describe_machine
 from genmm.core.errors import Cancelled, CheckpointError, GenmmError
+from genmm.nn.packed import Packing
 
 DESCRIPTION = """\
 Measure speech on this machine: decoding at the size of the released model against a
@@ -26,6 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--model", default="sled", metavar="NAME", help="model of all sections but decoding (sled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
+    packing = "bytes of the model's weights on a CPU, in the sections live and batch (live: as they are)"
+    parser.add_argument("--packing", choices=("live", "float16", "int8"), default="live", help=packing)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run (all)")
     parser.add_argument("--frames", type=int, default=150, help="frames to decode in each run (150)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each measurement (5)")
@@ -38,7 +41,8 @@ def measure(args: argparse.Namespace) -> Report:
     frames, runs = (12, 2) if args.quick else (args.frames, args.runs)
     settings = {"device": str(device), "model": args.model, "frames": frames, "runs": runs, "quick": bool(args.quick)}
     report = Report("speech", describe_machine(), settings)
-    pipeline = _Lazy(args.model, device)
+    settings["packing"] = args.packing
+    pipeline = _Lazy(args.model, device, args.packing)
     lengths = (2, 6) if args.quick else (4, 16, 64)
     actions: dict[str, tuple[str, Callable[[], Section]]] = {
         "decoding": (
@@ -75,8 +79,8 @@ def _run(title: str, action: Callable[[], Section]) -> Section:
 class _Lazy:
     """The pipeline, loaded when a section first needs it."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name, self.device = name, device
+    def __init__(self, name: str, device: torch.device, packing: Packing) -> None:
+        self.name, self.device, self.packing = name, device, packing
         self._pipeline = None
 
     def __call__(self):  # noqa: ANN204 - a pipeline of any system
@@ -87,6 +91,8 @@ class _Lazy:
                 self._pipeline = genmm.load(self.name, device=str(self.device))
             except GenmmError as error:
                 raise CheckpointError(f"{self.name} cannot be loaded: {error}") from error
+            if self.packing != "live":
+                self._pipeline.to(packing=self.packing)
         return self._pipeline
 
     def checked_name(self) -> str:
