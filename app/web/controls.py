@@ -20,6 +20,7 @@ __all__ = [
     "MAX_TAKES",
     "RunButtons",
     "SeedControl",
+    "after_failure",
     "failed_html",
     "idle_html",
     "model_choice",
@@ -131,7 +132,7 @@ class RunButtons:
         After an error the browser goes on with `failure` alone, not with `then` (Gradio 6.31).
         """
         run.then(self.ready, outputs=self.both, **SILENT)
-        run.failure(_after_failure, outputs=[progress, *self.both], **SILENT)
+        run.failure(after_failure, outputs=[progress, *self.both], **SILENT)
 
     @staticmethod
     def busy() -> tuple[Any, Any]:
@@ -144,12 +145,14 @@ class RunButtons:
         return gr.update(interactive=True), gr.update(interactive=False)
 
 
-def progress_html(progress: Progress) -> str:
-    """A bar and a line of text."""
+def progress_html(progress: Progress, left_s: float | None = None) -> str:
+    """A bar and a line of text; `left_s` is about how many seconds are left."""
     fraction = progress.fraction
     width = "gm-bar-open" if fraction is None else ""
     percent = 100 if fraction is None else round(100 * fraction)
     amount = "" if fraction is None else f"{percent} %"
+    if left_s is not None and left_s >= 1:
+        amount += f", about {left_s:.0f} s left"
     return (
         f'<div class="gm-progress" role="status"><div class="gm-progress-text"><span>{escape(progress.message)}</span>'
         f"<span>{amount}</span></div>"
@@ -167,7 +170,8 @@ def failed_html(problem: str = "") -> str:
     return note_html(f"Not done: {problem}" if problem else "Not done; see the message.", "problem")
 
 
-def _after_failure(request: gr.Request) -> tuple[Any, ...]:
+def after_failure(request: gr.Request) -> tuple[Any, ...]:
+    """Values of progress and both buttons after an error, with what was said about it."""
     return failed_html(latest_problem(str(request.session_hash))), *RunButtons.ready()
 
 

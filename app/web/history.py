@@ -125,6 +125,7 @@ class History:
                 player = Sound(label="Result", interactive=False, buttons=[])
                 with gr.Row(elem_classes=["gm-actions"]):
                     buttons = [gr.Button(receiver.label, size="sm", min_width=120) for receiver in receivers]
+                hints = gr.HTML()
                 for receiver, button in zip(receivers, buttons, strict=True):
                     self._connect(page, receiver, button)
                 with gr.Row(elem_classes=["gm-actions"]):
@@ -134,7 +135,7 @@ class History:
                 with gr.Accordion("Recipe", open=False):
                     shown_recipe = gr.JSON(show_label=False, container=False, max_height=320)
         self._receivers = list(receivers)
-        detail = [panel, facts, player, media, recipe, shown_recipe, *buttons]
+        detail = [panel, facts, player, media, recipe, shown_recipe, hints, *buttons]
         self.gallery.select(self._select, self.visit, [self.chosen, *detail], **QUICK)
         remove.click(self._remove, [self.visit, self.chosen], [self.visit, panel, *self.shown], **SILENT)
         clear.click(self._clear, self.visit, [self.visit, panel, *self.shown], **SILENT)
@@ -167,6 +168,7 @@ class History:
                 gr.update(value=media),
                 gr.update(value=str(entry.recipe) if entry.recipe.is_file() else None),
                 read_json(entry.recipe) if entry.recipe.is_file() else None,
+                _hints_html([receiver for receiver in self._receivers if receiver.accepts(entry)]),
                 *[gr.update(visible=receiver.accepts(entry)) for receiver in self._receivers],
             ]
 
@@ -190,6 +192,12 @@ class History:
     def _forget(self, visit: Visit) -> None:
         """Called by Gradio an hour after the visitor has left."""
         self._kept(visit, ())
+
+
+def _hints_html(receivers: Sequence[Receiver]) -> str:
+    """What the buttons above it do."""
+    lines = "".join(f"<li><b>{escape(one.label)}</b>: {escape(one.hint)}</li>" for one in receivers)
+    return f'<ul class="gm-hints gm-dim">{lines}</ul>'
 
 
 def _facts_html(entry: Entry) -> str:

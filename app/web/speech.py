@@ -14,6 +14,7 @@ from app.web import speech_api
 from app.web.controls import (
     RunButtons,
     SeedControl,
+    after_failure,
     idle_html,
     model_choice,
     note_html,
@@ -223,8 +224,10 @@ class SpeechTab:
             ],
             **page_event(self.key),
         )  # fmt: skip
+        begin.failure(after_failure, outputs=[self.progress, *buttons.both], **SILENT)
         buttons.after(run, self.progress)
         run.failure(lambda: gr.update(visible=False), outputs=self.live, **SILENT)
+        self.live.stop(_played_to_its_end, self.spoken, self.live, **SILENT)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.take.input(self._show_take, [self.spoken, self.take], self._shown_take, **QUICK)
@@ -360,6 +363,11 @@ class SpeechTab:
     def _as_voice(self, entry: Entry) -> list[Any]:
         words = entry.title if entry.task == "speech" else ""
         return [OWN, str(entry.path), words]
+
+
+def _played_to_its_end(spoken: Spoken | None) -> Any:
+    """The live player goes when its sound is over and the whole result is there; one player is enough then."""
+    return gr.update(visible=False) if spoken is not None else gr.skip()
 
 
 def _entries(spoken: Spoken) -> list[Entry]:

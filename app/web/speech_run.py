@@ -35,6 +35,7 @@ class View:
     def __post_init__(self) -> None:
         self.began = time.monotonic()
         self.shown = 0.0
+        self._first: tuple[int, float] | None = None
         self.cutter: Cutter | None = None
 
     def start(self) -> dict[Any, Any]:
@@ -44,6 +45,7 @@ class View:
             tab.progress: progress_html(Progress(0, None, "", "Starting")),
             tab.live: gr.update(value=None, visible=tab.server.streams_sound),
             tab.result: gr.update(visible=False),
+            tab.spoken: None,
         }
 
     def updates(self, event: Any) -> list[dict[Any, Any]]:
@@ -77,4 +79,12 @@ class View:
         if now - self.shown < PAGE_UPDATES_S:
             return []
         self.shown = now
-        return [{self.tab.progress: progress_html(event)}]
+        return [{self.tab.progress: progress_html(event, self._left_s(event, now))}]
+
+    def _left_s(self, event: Progress, now: float) -> float | None:
+        """Seconds that are left at the speed since the first counted step; None while that says little."""
+        if not event.done or not event.total:
+            return None
+        self._first = self._first or (event.done, now)
+        done, elapsed_s = event.done - self._first[0], now - self._first[1]
+        return None if elapsed_s < 1.0 or done < 1 else elapsed_s / done * (event.total - event.done)

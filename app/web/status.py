@@ -13,25 +13,16 @@ import genmm
 from app.web.messages import reported
 from app.web.status_view import cards_html, models_html, more_html
 from app.web.tab import DEVICE, SILENT, Page, Receiver, Server
-from genmm.core.devices import choose_device, describe_machine, memory_bytes
+from genmm.core.devices import choose_device, choose_dtype, describe_machine, memory_bytes
 
 __all__ = ["StatusTab", "health", "status"]
-
-GETTING_MORE: tuple[tuple[str, str, str], ...] = (
-    ("SLED, 0.2 B parameters", "speech at 24 kHz, whole sentence first", "genmm pull sled"),
-    (
-        "SLED streaming, 0.2 B parameters",
-        "speech at 24 kHz, reads the text while it speaks",
-        "genmm pull sled --streaming",
-    ),
-)
-"""Published models that one command fetches: name, what it does, command."""
 
 
 def status(server: Server) -> dict[str, Any]:
     """Everything that the tab shows, as JSON; holds no paths."""
     machine = describe_machine()
     device = choose_device(server.settings.device)
+    item_bytes = choose_dtype(server.settings.dtype, device).itemsize
     return {
         "genmm": genmm.__version__,
         "device": str(device),
@@ -48,6 +39,7 @@ def status(server: Server) -> dict[str, Any]:
                 "source": info.source,
                 "parameters": info.parameters,
                 "size_bytes": info.size_bytes,
+                "memory_bytes": info.memory_bytes(item_bytes),
                 "licence": info.licence,
                 "description": info.description,
                 "problem": bool(info.problem),
@@ -94,7 +86,7 @@ class StatusTab:
         def show() -> tuple[str, str]:
             with reported("status"):
                 facts = status(server)
-                return cards_html(facts, server), models_html(facts)
+                return cards_html(facts, server, page.waiting()), models_html(facts)
 
         def free() -> tuple[str, str]:
             if server.runs.active():

@@ -8,14 +8,9 @@ from typing import Any
 from app.web.markup import chip_html, table_html
 from app.web.messages import escape
 from app.web.tab import Server
+from genmm.hub.recipes import BY_HAND, RECIPES
 
 __all__ = ["cards_html", "count_text", "models_html", "more_html", "size_text"]
-
-GETTING_MORE: tuple[tuple[str, str, str], ...] = (
-    ("SLED", "speech at 24 kHz, 0.2 B parameters", "genmm pull sled"),
-    ("SLED streaming", "the same, reading the text while it speaks", "genmm pull sled --streaming"),
-)
-"""Published models that one command fetches: name, what it does, command."""
 
 
 def size_text(count: float) -> str:
@@ -34,16 +29,20 @@ def count_text(count: float) -> str:
     return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
 
 
-def cards_html(facts: Mapping[str, Any], server: Server) -> str:
-    """Six small boxes about the machine and the work."""
+def cards_html(facts: Mapping[str, Any], server: Server, waiting: int) -> str:
+    """Six small boxes about the machine and the work; `waiting` jobs stand in line."""
     running = len(server.runs.active())
     used, total = facts["used_memory_bytes"], facts["device_memory_bytes"]
     streams = facts["streams_sound"]
     disk_limit = size_text(facts["disk_limit_bytes"])
     cards = [
         _card("Device", facts["device"], facts["device_name"]),
-        _card("Memory", size_text(used) if used else "unknown", f"of {size_text(total)}" if total else ""),
-        _card("At work", f"{running} running" if running else "idle", f"up to {server.settings.queue_max} may wait"),
+        _card("Memory in use", size_text(used) if used else "unknown", f"of {size_text(total)}" if total else ""),
+        _card(
+            "At work",
+            f"{running} running" if running else "idle",
+            f"{waiting} waiting, up to {server.settings.queue_max} may",
+        ),
         _card("Results on disk", size_text(facts["disk_bytes"]), f"of {disk_limit}, the oldest go first"),
         _card(
             "Sound",
@@ -59,31 +58,44 @@ def models_html(facts: Mapping[str, Any]) -> str:
     """The models on this machine."""
     if not facts["models"]:
         return '<div class="gm-note gm-note-problem">There is no model on this machine yet; see below.</div>'
-    names = ("Model", "System", "Source", "Parameters", "On disk", "Licence", "State")
-    rows = [_model_cells(model, model["name"] in facts["loaded"]) for model in facts["models"]]
+    names = ("Model", "System", "Source", "Parameters", "On disk", "In memory", "Licence", "State")
+    total = facts["device_memory_bytes"]
+    rows = [_model_cells(model, model["name"] in facts["loaded"], total) for model in facts["models"]]
     return f'<h3 class="gm-h">Models on this machine</h3>{table_html(names, rows)}'
 
 
 def more_html() -> str:
     """Commands that fetch published models."""
-    rows = [(escape(name), escape(what), f"<code>{escape(command)}</code>") for name, what, command in GETTING_MORE]
-    return (
-        '<h3 class="gm-h">More models</h3><p class="gm-dim gm-above">Run one of these on the server. It shows size and '
-        f"licence first; then reload this page.</p>{table_html(('Model', 'What it does', 'Command'), rows)}"
+    rows = []
+    for recipe in RECIPES:
+        variant = f" --{recipe.variant}" if recipe.variant else ""
+        rows.append((recipe.model, recipe.title, f"genmm pull {recipe.system}{variant}"))
+    rows += [(system, "published where no program may fetch it", f"genmm pull {system}") for system in BY_HAND]
+    cells = [(escape(name), escape(what), f"<code>{escape(command)}</code>") for name, what, command in rows]
+    advice = (
+        "Run one of these on the server. It shows size and licence first, or says what to fetch by hand; then reload "
+        "this page."
     )
+    table = table_html(("Model", "What it does", "Command"), cells)
+    return f'<h3 class="gm-h">More models</h3><p class="gm-dim gm-above">{advice}</p>{table}'
 
 
-def _model_cells(model: Mapping[str, Any], is_loaded: bool) -> list[str]:
-    kind, state = ("bad", "damaged") if model["problem"] else ("good", "in memory") if is_loaded else ("plain", "ready")
+def _model_cells(model: Mapping[str, Any], is_loaded: bool, total: int) -> list[str]:
+    kind, state = ("good", "in memory") if is_loaded else ("plain", "ready")
+    if total and model["memory_bytes"] > total:
+        kind, state = "bad", "too large for this device"
+    if model["problem"]:
+        kind, state = "bad", "damaged"
+    name = f'{escape(model["name"])}<div class="gm-dim gm-wrap">{escape(model.get("description", ""))}</div>'
     texts = (
-        model["name"],
         model["system"],
         model["source"],
         count_text(model["parameters"]),
         size_text(model["size_bytes"]),
+        f"about {size_text(model['memory_bytes'])}",
         model["licence"] or "not stated",
     )
-    return [*(escape(text) for text in texts), chip_html(state, kind)]
+    return [name, *(escape(text) for text in texts), chip_html(state, kind)]
 
 
 def _card(name: str, value: str, below: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from app.web.controls import note_html, parse_seeds, progress_html, recipe_of_upload
+from app.web.speech_run import View
 from genmm.core.errors import DataError, GenmmError, UsageError
 from genmm.core.events import Progress
 from genmm.media.audio import write_audio
@@ -36,6 +37,20 @@ def test_progress_text_is_escaped():
     assert "width:25%" in shown
     assert "gm-bar-open" in progress_html(Progress(1))
     assert "<b>" not in note_html("<b>")
+
+
+def test_progress_says_how_much_is_left():
+    assert "50 %, about 12 s left" in progress_html(Progress(1, 2, "frames", "Speaking"), 12.4)
+    assert "left" not in progress_html(Progress(1, 2, "frames", "Speaking"), 0.4)
+    assert "left" not in progress_html(Progress(1, 2, "frames", "Speaking"))
+
+
+def test_the_time_left_follows_from_the_speed_so_far():
+    view = View(tab=None)
+    assert view._left_s(Progress(0, 100), 10.0) is None
+    assert view._left_s(Progress(10, 100), 11.0) is None  # the first count only starts the clock
+    assert view._left_s(Progress(20, 100), 13.0) == pytest.approx(2.0 / 10 * 80)
+    assert view._left_s(Progress(30), 14.0) is None
 
 
 def test_a_recipe_is_read(tmp_path):

@@ -21,12 +21,13 @@ from app.web.speech_work import (
     speak_events,
     voice_names,
 )
-from app.web.status_view import count_text, models_html, size_text
+from app.web.status_view import count_text, models_html, more_html, size_text
 from app.web.thumbnail import SIZE, bar_levels, draw_sound_bars
 from genmm.core.errors import GenmmError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.limits import Limits
 from genmm.core.results import read_recipe
+from genmm.hub.recipes import RECIPES
 from genmm.media.audio import read_audio
 from genmm.systems.sled.request import SpeechSettings
 
@@ -175,5 +176,15 @@ def test_numbers_and_reasons_are_words():
 
 def test_names_of_models_are_escaped():
     model = dict.fromkeys(("name", "system", "source", "licence"), "<b>x</b>")
-    facts = {"models": [{**model, "parameters": 1, "size_bytes": 1, "problem": False}], "loaded": []}
+    entry = {**model, "parameters": 1, "size_bytes": 1, "memory_bytes": 2000, "problem": False}
+    facts = {"models": [entry], "loaded": [], "device_memory_bytes": 1000}
     assert "<b>" not in models_html(facts)
+    assert "too large for this device" in models_html(facts)
+    assert "too large" not in models_html({**facts, "device_memory_bytes": 0})
+
+
+def test_every_model_that_can_be_had_is_named_with_its_command():
+    shown = more_html()
+    for recipe in RECIPES:
+        assert recipe.model in shown
+        assert f"genmm pull {recipe.system}{f' --{recipe.variant}' if recipe.variant else ''}<" in shown
