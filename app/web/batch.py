@@ -14,6 +14,7 @@ import gradio as gr
 from app.web.batch_work import COLUMNS, MAX_ROWS, Batch, make_batch, pack, run, table
 from app.web.controls import (
     RunButtons,
+    after_failure,
     idle_html,
     model_choice,
     note_html,
@@ -23,12 +24,13 @@ from app.web.controls import (
 )
 from app.web.markup import chip_html, table_html
 from app.web.messages import escape, plain_message, reported
+from app.web.pool import ModelPool
 from app.web.runs import stream_work
 from app.web.speech_view import stop_text
-from app.web.speech_work import SYSTEM
+from app.web.speech_work import SYSTEM, voice_names
 from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, UsageError
+from genmm.core.errors import Cancelled, GenmmError, UsageError
 from genmm.core.events import Finished
 from genmm.core.seeds import fresh_seed
 
@@ -36,8 +38,8 @@ __all__ = ["BatchTab"]
 
 EXAMPLE = "Seven four one.\nThe next train leaves at a quarter past five.\nPlease hold the line."
 HELP = """
-A manifest has one JSON object a line. `id` and `text` are needed; `voice` (a name), `seed`, `guidance`, `temperature`
-and `settings` may follow.
+A manifest has one JSON object a line. `id` and `text` are needed; `voice` (a name of the list), `seed`, `guidance`,
+`temperature` and `settings` may follow.
 
 ```json
 {"id": "welcome", "text": "Welcome to the line."}
@@ -80,6 +82,13 @@ class BatchTab:
             gr.Markdown(HELP, elem_classes=["gm-help"])
         with gr.Row():
             self.model = model_choice(self.server.pool, SYSTEM)
+            self.voice = gr.Dropdown(
+                choices=voice_list(self.server.pool, None),
+                value="",
+                label="Voice",
+                info="Speaks every text; rows of a manifest may name another one.",
+                filterable=False,
+            )
             self.seed = gr.Textbox(
                 label="Run seed",
                 placeholder="new for every batch",
@@ -100,10 +109,12 @@ class BatchTab:
         return [self.progress, self.table, self.archive, self.batch, self.resume, *self.buttons.both]
 
     def _connect(self) -> None:
-        fields = [self.texts, self.manifest, self.model, self.seed, self.batch]
+        fields = [self.texts, self.manifest, self.model, self.seed, self.voice, self.batch]
+        self.model.input(self._model_changed, self.model, self.voice, **QUICK)
         begin = self.buttons.start.click(self._begin, fields, [self.batch, self.progress, *self.buttons.both], **QUICK)
         first = begin.success(self._run, self.batch, self._outputs, **page_event(self.key))
         again = self.resume.click(self._again, outputs=[self.progress, *self.buttons.both], **SILENT)
+        begin.failure(after_failure, outputs=[self.progress, *self.buttons.both], **SILENT)
         rest = again.success(self._run, self.batch, self._outputs, **page_event(self.key))
         for event in (first, rest):
             self.buttons.after(event, self.progress)
@@ -112,18 +123,22 @@ class BatchTab:
     # ------------------------------------------------------------ work
 
     def _begin(
-        self, texts: str, manifest: str | None, model: str | None, seed: str, old: Batch | None
+        self, texts: str, manifest: str | None, model: str | None, seed: str, voice: str, old: Batch | None
     ) -> tuple[Any, ...]:
         """Check everything before the batch waits in the queue; the earlier batch makes room."""
         with reported(self.key):
-            batch = self._make(texts, manifest, model, seed)
+            batch = self._make(texts, manifest, model, seed, voice)
             self._forget(old)
             return batch, *self._again()
 
     def _again(self) -> tuple[Any, ...]:
         return waiting_html(self.page), *RunButtons.busy()
 
-    def _make(self, texts: str, manifest: str | None, model: str | None, seed: str) -> Batch:
+    def _model_changed(self, model: str | None) -> Any:
+        with reported(self.key):
+            return gr.update(choices=voice_list(self.server.pool, model), value="")
+
+    def _make(self, texts: str, manifest: str | None, model: str | None, seed: str, voice: str) -> Batch:
         seeds = parse_seeds(seed, 1)
         return make_batch(
             self.server.storage,
@@ -132,6 +147,7 @@ class BatchTab:
             upload=manifest,
             model=model or None,
             seed=seeds[0] if seeds else fresh_seed(),
+            voice=voice or None,
             limits=self.server.settings.limits,
         )
 
@@ -202,6 +218,7 @@ class BatchTab:
                 gr.Textbox("", label="texts (one a line, when there is no manifest)"),
                 gr.Textbox("", label="model (a name from /status; empty: the default)"),
                 gr.Textbox("", label="seed (of the run; empty: a new one)"),
+                gr.Textbox("", label="voice (a name from /voices; empty: the default)"),
             ]
             archive = gr.File(label="archive")
             report = gr.JSON(label="report")
@@ -216,11 +233,12 @@ class BatchTab:
         texts: str = "",
         model: str = "",
         seed: str = "",
+        voice: str = "",
         old: Batch | None = None,
     ) -> AsyncIterator[Any]:
         """Speak many texts. Gives progress while it works, at the end a zip with all results and a report per item."""
         with reported(self.key):
-            batch = self._make(texts, manifest, model, seed)
+            batch = self._make(texts, manifest, model, seed, voice)
             self._forget(old)
             async with contextlib.aclosing(self._api_events(request, batch)) as updates:
                 async for update in updates:
@@ -253,6 +271,15 @@ class BatchTab:
     def receivers(self) -> Sequence[Receiver]:
         """The tab takes nothing from others."""
         return ()
+
+
+def voice_list(pool: ModelPool, model: str | None) -> list[tuple[str, str]]:
+    """(label, value) pairs; "" leaves the choice to the model. A damaged checkpoint offers that alone."""
+    try:
+        names = voice_names(pool, model)
+    except GenmmError:
+        names = []
+    return [("The model's own", ""), *((name.capitalize(), name) for name in names)]
 
 
 def rows_html(rows: Sequence[Sequence[Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.web.pool import ModelPool
 from app.web.runs import Post
-from app.web.speech_work import SYSTEM
+from app.web.speech_work import SYSTEM, voice_names
 from app.web.storage import Storage
 from genmm.batch.manifest import read_manifest
 from genmm.batch.plan import make_plan
@@ -24,6 +24,7 @@ from genmm.core.errors import Cancelled, LimitError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress
 from genmm.core.files import atomic_path, write_text
 from genmm.core.limits import DEFAULT_LIMITS, Limits, clean_text
+from genmm.core.suggest import did_you_mean
 
 __all__ = ["COLUMNS", "MAX_ROWS", "Batch", "make_batch", "pack", "run", "table"]
 
@@ -42,6 +43,8 @@ class Batch:
     """A run folder of the storage; holds the manifest, the results and the zip."""
     model: str
     seed: int
+    voice: str | None = None
+    """Voice of rows that name none; None = the model's default."""
     report: BatchReport | None = None
     """How the latest run ended; None before the first one has."""
 
@@ -69,18 +72,25 @@ def make_batch(
     upload: str | None = None,
     model: str | None = None,
     seed: int = 0,
+    voice: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Batch:
     """Check what the visitor gave and put it into a folder of its own.
 
-    Args: `upload` is a JSON lines manifest and goes before `texts`, which holds one text a line.
+    Args: `upload` is a JSON lines manifest and goes before `texts`, which holds one text a line. `voice` is a name of
+    the model's list, for rows that say nothing else.
     Raises: GenmmError naming the lines that cannot be used; nothing is left on disk then.
     """
     name = model or pool.default(SYSTEM)
     if name is None:
         raise UsageError("there is no speech model on this machine; the Status tab says how to get one")
     pool.info(name, SYSTEM)
-    batch = Batch(storage.run_folder(), name, seed)
+    names = voice_names(pool, name)
+    if voice and voice not in names:  # never a file of this machine
+        raise UsageError(
+            f"model {name} has no voice {voice[:100]!r}; it has: {', '.join(names)}{did_you_mean(voice, names)}"
+        )
+    batch = Batch(storage.run_folder(), name, seed, voice or None)
     try:
         if upload:
             shutil.copyfile(upload, batch.manifest)
@@ -152,7 +162,7 @@ def _manifest_of(texts: str, limits: Limits) -> str:
 def _task(batch: Batch, pool: ModelPool) -> SpeechTask:
     """The work of a batch; rows may not name files on this machine."""
     model = str(pool.info(batch.model, SYSTEM).path)
-    return SpeechTask(model=model, device=pool.device, dtype=pool.dtype, allow_files=False)
+    return SpeechTask(model=model, voice=batch.voice, device=pool.device, dtype=pool.dtype, allow_files=False)
 
 
 def _check(batch: Batch, pool: ModelPool) -> None:

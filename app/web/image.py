@@ -25,7 +25,17 @@ from app.web.controls import (
     waiting_html,
 )
 from app.web.history import Entry, Visit
-from app.web.image_work import MOST, OPERATIONS, SYSTEM, Drawn, ImageForm, check_form, image_events, model_facts
+from app.web.image_work import (
+    MOST,
+    NEEDS_SECOND,
+    OPERATIONS,
+    SYSTEM,
+    Drawn,
+    ImageForm,
+    check_form,
+    image_events,
+    model_facts,
+)
 from app.web.messages import escape, reported
 from app.web.runs import stream_events
 from app.web.tab import QUICK, SILENT, Page, Receiver
@@ -90,12 +100,16 @@ class ImageTab:
             for example in EXAMPLES:
                 chip = gr.Button(example, size="sm", min_width=60, elem_classes=["gm-example"])
                 chip.click(None, None, self.text, js=f"() => {json.dumps(example)}", **SILENT)
-        self.labels = [gr.Dropdown(**given, interactive=True, filterable=True) for given in _label_boxes(labels)]
+        with gr.Row():
+            self.labels = [
+                gr.Dropdown(**given, interactive=True, filterable=True, min_width=140) for given in _label_boxes(labels)
+            ]
         self.count = gr.Slider(
-            1, MOST, 4, step=1, label="Pictures", info="Made in one go, each with its own seed. Steps, for a way."
-        )
+            1, MOST, 4, step=1, label="Pictures",
+            info="Made in one go, each with its own seed. On the way to a second picture: how many steps.",
+        )  # fmt: skip
         self.buttons = RunButtons.draw("Draw")
-        with gr.Accordion("Change a picture", open=False, elem_classes=["gm-flat"]):
+        with gr.Accordion("Change a picture", open=False, elem_classes=["gm-flat"]) as self.changing:
             self._draw_editing(sizes)
         with gr.Accordion("Settings", open=False, elem_classes=["gm-flat"]):
             self.steps = gr.Slider(
@@ -135,13 +149,20 @@ class ImageTab:
             height=380,
             elem_id="image-canvas",
         )
-        self.second = gr.Image(label="Second picture", type="filepath", sources=["upload"], height=160)
+        self.free = gr.Textbox(
+            label="Tokens to redraw",
+            info="Codes with commas between, as the table of a token map lists them. Empty: those of the marked part.",
+            placeholder="17, 203",
+            max_length=1000,
+            elem_id="image-free",
+        )
+        self.second = gr.Image(label="Second picture", type="filepath", sources=["upload"], height=160, visible=False)
         self.strength = gr.Slider(
             0.05, 1, 1, step=0.05, label="Strength", info="1 draws anew, less stays nearer to the old picture."
         )
         self.tokens = gr.Dropdown(
             [str(size) for size in sizes], value=str(sizes[0]) if sizes else None, label="Tokens",
-            info="Size of the set, for rebuilding.", filterable=False,
+            info="Size of the set: fewer tokens keep less of the picture.", filterable=False, visible=False,
         )  # fmt: skip
         self.apply = gr.Button("Apply", variant="primary", elem_id="image-apply")
 
@@ -151,8 +172,8 @@ class ImageTab:
         self.chosen = gr.State(0)
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
             self.gallery = gr.Gallery(
-                label="Pictures", columns=4, height=420, object_fit="contain", interactive=False, buttons=[],
-                elem_id="image-gallery",
+                label="Pictures", show_label=False, columns=4, height="auto", object_fit="contain", interactive=False,
+                allow_preview=False, buttons=[], elem_id="image-gallery", elem_classes=["gm-pictures"],
             )  # fmt: skip
             with gr.Row(elem_classes=["gm-actions"]):
                 self.picture_file = gr.DownloadButton("Download picture", size="sm", min_width=130)
@@ -173,7 +194,7 @@ class ImageTab:
 
     @property
     def _edit(self) -> list[Any]:
-        return [self.operation, self.canvas, self.second, self.strength, self.tokens]
+        return [self.operation, self.canvas, self.second, self.strength, self.tokens, self.free]
 
     @property
     def _shown(self) -> list[Any]:
@@ -182,10 +203,13 @@ class ImageTab:
     def _connect(self) -> None:
         self._connect_run([self.buttons.start.click, self.text.submit], self._wish, self._draw_it, self._check_draw)
         self._connect_run([self.apply.click], [*self._wish, *self._edit], self._change_it, self._check_change)
+        self.operation.change(
+            needed_controls, self.operation, [self.free, self.second, self.strength, self.tokens], **SILENT
+        )
         self.buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.gallery.select(self._choose, self.drawn, [self.chosen, *self._shown], **QUICK)
         self.keep_seed.click(self._keep_seed, [self.drawn, self.chosen], self.seed.box, **SILENT)
-        self.to_canvas.click(self._onto_canvas, [self.drawn, self.chosen], self.canvas, **QUICK)
+        self.to_canvas.click(self._onto_canvas, [self.drawn, self.chosen], [self.canvas, self.changing], **QUICK)
         self.model.input(
             self._model_changed, self.model,
             [*self.labels, self.steps, self.guidance, self.temperature, self.engine, self.tokens], **QUICK,
@@ -220,14 +244,14 @@ class ImageTab:
         return form
 
     def _change_form(self, values: Sequence[Any]) -> ImageForm:
-        operation, canvas, second, strength, tokens = values[-5:]
+        operation, canvas, second, strength, tokens, free = values[-6:]
         picture, region = read_canvas(canvas)
         more = {
             "operation": operation, "picture": picture, "region": region, "strength": strength,
             "second": read_image(second, limits=self.server.settings.limits) if second else None,
-            "tokens": int(tokens) if tokens else None,
+            "tokens": int(tokens) if tokens else None, "free": parse_codes(free),
         }  # fmt: skip
-        return self._form(values[:-5], more)
+        return self._form(values[:-6], more)
 
     def _check_draw(self, *values: Any) -> tuple[Any, ...]:
         with reported(self.key):
@@ -273,7 +297,7 @@ class ImageTab:
         return {
             self.progress: note_html(f"{many} picture{'s' if many > 1 else ''} in {drawn.seconds:.1f} s."),
             self.result: gr.update(visible=True),
-            self.gallery: gr.update(value=pictures, selected_index=None),
+            self.gallery: gr.update(value=pictures, selected_index=0),
             self.heat: gr.update(value=str(drawn.heat) if drawn.heat else None, visible=drawn.heat is not None),
             self.drawn: drawn,
             self.chosen: 0,
@@ -299,9 +323,9 @@ class ImageTab:
 
     def _onto_canvas(self, drawn: Drawn | None, number: int) -> Any:
         if drawn is None:
-            return gr.skip()
+            return [gr.skip()] * 2
         with reported(self.key):
-            return enlarged(read_image(drawn.takes[int(number or 0)].path))
+            return [enlarged(read_image(drawn.takes[int(number or 0)].path)), gr.update(open=True)]
 
     async def _cancel(self, request: gr.Request) -> str:
         await self.page.cancel(str(request.session_hash), self.key)
@@ -331,6 +355,11 @@ class ImageTab:
         labels, start, _ = model_facts(self.server.pool, model)
         known = {name: settings[name] for name in vars(start) if name in settings}
         chosen, given = start.changed(known), settings.get("labels") or {}
+        lost = lost_settings(chosen, start)
+        if lost:
+            gr.Warning(
+                f"The page has no control for {lost}, which this recipe sets. Make it again with: genmm draw --recipe"
+            )
         boxes = [given.get(name, FREE) if given.get(name, FREE) in (FREE, *values) else FREE
                  for name, values in list(labels.items())[:MOST_LABELS]]  # fmt: skip
         boxes += [FREE] * (MOST_LABELS - len(boxes))
@@ -359,8 +388,8 @@ class ImageTab:
                 "Puts the picture onto the canvas of the Image tab.",
                 self.key,
                 lambda entry: entry.media == "image",
-                [self.canvas],
-                lambda entry: [enlarged(read_image(entry.path))],
+                [self.canvas, self.changing],
+                lambda entry: [enlarged(read_image(entry.path)), gr.update(open=True)],
             ),
         )
 
@@ -376,6 +405,28 @@ def _label_boxes(labels: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
     hidden = {"label": "Label", "choices": [FREE], "value": FREE, "visible": False}
     return [*boxes, *[hidden] * (MOST_LABELS - len(boxes))]
+
+
+def lost_settings(chosen: PictureSettings, start: PictureSettings) -> str:
+    """Settings of a recipe that differ from the model's own and that no control shows, as a list in words."""
+    shown = ("steps", "guidance", "temperature", "engine")
+    pairs = ((name, value) for name, value in vars(chosen).items() if name not in shown)
+    return ", ".join(f"{name} {value}" for name, value in pairs if value != getattr(start, name))
+
+
+def needed_controls(operation: str) -> list[Any]:
+    """Which of the controls for tokens, second picture, strength and set size an operation reads; others are hidden."""
+    needs = operation == "redraw", operation in NEEDS_SECOND, operation in ("redraw", "vary"), operation == "fewer"
+    return [gr.update(visible=need) for need in needs]
+
+
+def parse_codes(text: str | None) -> tuple[int, ...]:
+    """Codes from "17, 203". Raises: UsageError for what is no whole number."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    wrong = [part for part in parts if not part.isdecimal()]
+    if wrong:
+        raise UsageError(f"tokens to redraw are whole numbers with commas between, got {wrong[0][:40]!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def read_canvas(value: Any) -> tuple[np.ndarray | None, np.ndarray | None]:

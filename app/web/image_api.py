@@ -44,12 +44,13 @@ def add(server: Server) -> None:
             gr.Number(1.0, label="strength (above 0 to 1)"),
             gr.Number(None, precision=0, label="tokens (set size for fewer)"),
         ]
+        free = gr.JSON(label="free (codes to redraw, such as [17, 203], instead of a region)")
         single = [gr.File(label="picture", type="filepath"), gr.Number(None, precision=0, label="tokens"), wish[4]]
         files, recipe = gr.File(file_count="multiple", label="files"), gr.JSON(label="recipe")
         found = gr.JSON(label="found")
         draw, change, look = gr.Button("draw"), gr.Button("edit_image"), gr.Button("tokenize_image")
     draw.click(_draw(server), wish, [files, recipe], api_name="draw", **DEVICE)
-    change.click(_edit(server), [*edit, *wish], [files, recipe], api_name="edit_image", **DEVICE)
+    change.click(_edit(server), [*edit, *wish, free], [files, recipe], api_name="edit_image", **DEVICE)
     look.click(_tokenize(server), single, found, api_name="tokenize_image", **DEVICE)
 
 
@@ -69,7 +70,7 @@ def _edit(server: Server) -> Callable[..., Any]:
     async def edit_image(
         request: gr.Request, picture: str, operation: str, region: Any = None, second: str | None = None,
         strength: float = 1.0, tokens: int | None = None, text: str = "", labels: Any = None, count: int = 1,
-        seed: str = "", model: str = "", settings: Any = None,
+        seed: str = "", model: str = "", settings: Any = None, free: Any = None,
     ) -> Any:  # fmt: skip
         """Change a picture by its tokens; gives back png files, and the recipe."""
         with reported("edit_image"):
@@ -81,6 +82,7 @@ def _edit(server: Server) -> Callable[..., Any]:
                 "operation": operation, "picture": own, "region": _marked(region, own),
                 "second": read_image(second, limits=limits) if second else None,
                 "strength": 1.0 if strength is None else float(strength), "tokens": int(tokens) if tokens else None,
+                "free": _codes(free),
             }  # fmt: skip
             return await _made(server, request, _form(server, text, labels, count, seed, model, settings, more))
 
@@ -118,6 +120,14 @@ def _form(
     )
     check_form(form, server.settings.limits)
     return form
+
+
+def _codes(free: Any) -> tuple[int, ...]:
+    if free in (None, [], {}):
+        return ()
+    if not isinstance(free, list) or not all(type(code) is int for code in free):
+        raise UsageError(f"free must be a list of codes such as [17, 203], got {free!r}")
+    return tuple(dict.fromkeys(free))
 
 
 def _marked(region: Any, picture: np.ndarray) -> np.ndarray | None:

@@ -24,7 +24,17 @@ from genmm.systems.tokenset.pipeline import TokenSetPipeline
 from genmm.systems.tokenset.request import PictureSettings
 from genmm.systems.tokenset.result import ImageResult
 
-__all__ = ["OPERATIONS", "SYSTEM", "Drawn", "ImageForm", "Take", "check_form", "image_events", "model_facts"]
+__all__ = [
+    "NEEDS_SECOND",
+    "OPERATIONS",
+    "SYSTEM",
+    "Drawn",
+    "ImageForm",
+    "Take",
+    "check_form",
+    "image_events",
+    "model_facts",
+]
 
 SYSTEM = "tokenset"
 OPERATIONS = {
@@ -65,6 +75,8 @@ class ImageForm:
     """The picture to change, [H, W, 3] uint8."""
     region: np.ndarray | None = None
     """The marked part, [H, W] bool, of the picture's size."""
+    free: tuple[int, ...] = ()
+    """Codes to redraw instead of those that carry the marked part."""
     second: np.ndarray | None = None
     """The second picture."""
     strength: float = 1.0
@@ -129,7 +141,8 @@ def check_form(form: ImageForm, limits: Limits = DEFAULT_LIMITS) -> None:
         raise UsageError(f"there is no operation {form.operation!r}; choose one of {', '.join(OPERATIONS)}")
     if form.picture is None:
         raise UsageError("put a picture on the canvas first: upload one, or send one of the results here")
-    if form.operation in NEEDS_REGION and (form.region is None or not form.region.any()):
+    marked = form.region is not None and form.region.any()
+    if form.operation in NEEDS_REGION and not marked and not (form.free and form.operation == "redraw"):
         raise UsageError("mark a part of the picture with the brush first")
     if form.operation in NEEDS_SECOND and form.second is None:
         raise UsageError("this needs a second picture; upload it below the canvas")
@@ -172,7 +185,9 @@ def _work(pipeline: TokenSetPipeline, form: ImageForm, token: CancelToken) -> It
     own = pipeline.tokenize([form.picture], form.tokens if form.operation == "fewer" else None)[0]
     if form.operation in ("redraw", "vary"):
         free = [code for code, _ in own.pairs]
-        if form.operation == "redraw":
+        if form.operation == "redraw" and form.free:
+            free = list(form.free)
+        elif form.operation == "redraw":
             yield Progress(0, None, "", "Looking which tokens carry the part")
             free = list(pipeline.token_map(own).inside(_region(pipeline, form)))
         yield from pipeline.edit_events(own, free=free, strength=form.strength, **wish, cancel=token)

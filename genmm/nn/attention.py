@@ -28,22 +28,27 @@ def causal_bias(key_mask: Tensor) -> Tensor:
     return torch.where(allowed, 0.0, FAR).unsqueeze(1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """Softmax attention with an additive bias.
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Softmax attention, with a bias that is added to the scores or a mask of the places that may be looked at.
 
-    Shapes: query, key, value [B, h, S, d]; bias [B, 1, S, S]. Returns: [B, h, S, d] in the dtype of query.
+    Shapes: query [B, h, S, d]; key, value [B, h, N, d]; bias floating or bool, broadcast to [B, h, S, N], or None.
+    Returns: [B, h, S, d] in the dtype of query.
     Training on a CPU takes the written-out product: the backward pass of the fused CPU kernel is several times slower
     (bfloat16, S = 120: 12 ms against 55 ms on one core). Everywhere else the fused kernel runs.
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
         return attend_plain(query, key, value, bias, dropout)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+    if bias is not None and bias.dtype != torch.bool:
+        bias = bias.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
 
 
-def attend_plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """The same as `attend`, written out; it keeps the [B, h, S, S] weights in memory."""
+def attend_plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """The same as `attend`, written out; it keeps the [B, h, S, N] weights in memory."""
     scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
-    weights = torch.softmax(scores + bias.to(scores.dtype), dim=-1).to(value.dtype)
+    if bias is not None:
+        scores = scores.masked_fill(~bias, FAR) if bias.dtype == torch.bool else scores + bias.to(scores.dtype)
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
     if dropout > 0.0:
         weights = F.dropout(weights, dropout)
     return torch.matmul(weights, value)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError
+from genmm.nn.attention import attend
 from genmm.nn.rotary import rotary_angles, rotate
 
 __all__ = ["PATCH", "VisionConfig", "VisionTransformer"]
@@ -110,6 +111,6 @@ class _Layer(nn.Module):
         parts = self.qkv(self.norm_mix(x)).unflatten(-1, (3 * self.heads, -1)).transpose(1, 2)  # [B, 3 heads, N, d]
         query, key, value = parts.chunk(3, dim=1)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm_mlp(x))))

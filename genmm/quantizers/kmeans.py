@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
+from genmm.quantizers.kmeans_flash import flash_labels
 from genmm.quantizers.kmeans_seeding import draw_rows, seed_centroids
+from genmm.quantizers.nearest import full_precision, prepare, search
 
 __all__ = ["Clusters", "KMeansConfig", "assign", "spherical_kmeans", "unit_rows"]
 
@@ -48,6 +50,9 @@ class KMeansConfig:
     """Rows that the first iterations look at; clips with fewer skip them."""
     sample_iterations: int = 10
     """Most iterations on those rows before all rows are used."""
+    engine: Literal["own", "flash"] = "own"
+    """own: the iterations of this module; flash: those of the flash-kmeans package (MIT), on CUDA tensors without a
+    mask and with one K, from the same seeds. It has to be installed: pip install flash-kmeans."""
 
     def __post_init__(self) -> None:
         least = {"max_iterations": 1, "check_every": 1, "candidates": 1, "seed_rows": 1, "sample_rows": 1}
@@ -58,6 +63,8 @@ class KMeansConfig:
             raise ConfigError(f"kmeans.tolerance must be at least 0, got {self.tolerance}; 0 goes on to the end")
         if self.seeding not in ("plus_plus", "farthest", "grid"):
             raise ConfigError(f"kmeans.seeding must be plus_plus, farthest or grid, got {self.seeding!r}")
+        if self.engine not in ("own", "flash"):
+            raise ConfigError(f"kmeans.engine must be own or flash, got {self.engine!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,13 +142,13 @@ def unit_rows(tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tenso
 def assign(tokens: Tensor, centroids: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centroid by cosine: labels [B, N] and products [B, N]; ties go to the lowest id.
 
-    One product of N x K. The length of a row does not change which centroid is nearest, so tokens [B, N, D] need no
-    normalisation; centroids [B, K, D] do. The products are cosines once divided by the lengths.
+    A search by dot product with the engine that `nearest_codes` takes for it, so that on larger clips no N x K matrix
+    is made. The length of a row does not change which centroid is nearest, so tokens [B, N, D] need no normalisation;
+    centroids [B, K, D] do. The products are cosines once divided by the lengths.
     """
-    scores = torch.matmul(tokens, centroids.transpose(1, 2))
-    scores.masked_fill_(~allowed.unsqueeze(1), -FAR)
-    best, labels = scores.max(dim=-1)
-    return labels, best
+    with full_precision(tokens.device):
+        labels, least = search(prepare(tokens, centroids, allowed, "dot"))
+    return labels, -least
 
 
 def spherical_kmeans(
@@ -172,8 +179,8 @@ def spherical_kmeans(
         else:
             seeds = [0] * len(tokens) if seeds is None else seeds
             centroids = _first_centroids(rows, allowed, seeds, config)
-        state = _lloyd(rows, centroids, allowed, config, config.max_iterations)
-        return _finish(rows, state)
+        iterations = _flash if config.engine == "flash" else _lloyd
+        return _finish(rows, iterations(rows, centroids, allowed, config, config.max_iterations))
 
 
 def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: KMeansConfig) -> Tensor:
@@ -246,6 +253,16 @@ def _lloyd(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig,
         if state.rounds % config.check_every == 0 and bool(state.done.all()):
             break
     return state
+
+
+def _flash(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int) -> _State:
+    """The same by the flash-kmeans package; sums and counts of its labels are ours."""
+    if not bool((rows.scale > 0).all()) or not bool(allowed.all()):
+        raise UsageError('the k-means engine "flash" needs rows without mask, zeros or NaN, and one K; take "own"')
+    labels, rounds = flash_labels(rows.unit(), centroids, iterations, config.tolerance)
+    sums, counts = cluster_sums(rows, labels, allowed.shape[1])
+    gap = torch.zeros(len(labels), device=labels.device)
+    return _State(centroids, labels, sums, counts, gap, torch.ones_like(gap, dtype=torch.bool), rounds)
 
 
 def _means(

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from genmm.core.errors import ShapeError, UsageError
+from genmm.core.errors import MissingDependencyError, ShapeError, UsageError
 from genmm.quantizers.nearest_cpu import search_blocked
 from genmm.quantizers.nearest_sums import code_sums
 
@@ -103,7 +105,7 @@ def nearest_codes(
         prepared = prepare(x, codebook, allowed, metric, halves=chosen == "triton")
         if check:
             _check_codes(prepared, codebook, allowed)
-        indices, best = _search(prepared, chosen)
+        indices, best = search(prepared, chosen)
         if check and not bool(torch.isfinite(best).all()):
             raise UsageError(_not_finite(x))
         distances = _distances(x, codebook, indices, metric) if return_distances else None
@@ -123,17 +125,39 @@ def residual_codes(
     if codebooks.ndim != 3 or not len(codebooks):
         raise ShapeError(f"codebooks must be [Q, K, D] with at least one level, got {tuple(codebooks.shape)}")
     _check_arguments(vectors, codebooks[0], None, "euclidean", engine)
+    x, books = vectors.detach().reshape(-1, vectors.shape[-1]), codebooks.detach().float()
     with torch.no_grad(), full_precision(vectors.device):
-        rest = vectors.detach().reshape(-1, vectors.shape[-1]).float()
-        found = []
-        for codebook in codebooks.detach():
-            ids = nearest_codes(rest, codebook, engine=engine, check=check).indices
-            rest = rest - codebook.float()[ids]
-            found.append(ids)
-        indices = torch.stack(found, dim=-1).view(*vectors.shape[:-1], len(codebooks))
-        chosen = [codebook.detach().float()[ids] for codebook, ids in zip(codebooks, found, strict=True)]
-        quantised = torch.stack(chosen).sum(0)
-    return indices, quantised.view(vectors.shape)
+        if len(x) and _choose(engine, x.unsqueeze(0), books) == "triton" and _fits_residual(x):
+            indices, quantised = _residual_fused(x, books, check)
+        else:
+            indices, quantised = _residual_loop(x, books, engine, check)
+    return indices.view(*vectors.shape[:-1], len(books)), quantised.view(vectors.shape)
+
+
+def _residual_loop(x: Tensor, books: Tensor, engine: Engine, check: bool) -> tuple[Tensor, Tensor]:
+    """The twin of the fused kernel: one search for each level."""
+    rest, quantised, found = x.float(), torch.zeros_like(x, dtype=torch.float32), []
+    for book in books:
+        ids = nearest_codes(rest, book, engine=engine, check=check).indices
+        chosen = book[ids]
+        rest, quantised = rest - chosen, quantised + chosen
+        found.append(ids)
+    return torch.stack(found, dim=-1), quantised
+
+
+def _fits_residual(x: Tensor) -> bool:
+    return x.shape[-1] <= _kernels().WIDEST_RESIDUAL
+
+
+def _residual_fused(x: Tensor, books: Tensor, check: bool) -> tuple[Tensor, Tensor]:
+    prepared = prepare(x.unsqueeze(0), books, None, "euclidean")
+    if check:
+        _check_codes(prepared, books, None)
+    shift = torch.zeros_like(books[:, 0]) if prepared.shift is None else prepared.shift[:, 0]
+    indices, quantised, worst = _kernels().residual_triton(x, books, prepared.codes, prepared.bias, shift)
+    if check and not bool(torch.isfinite(worst).all()):
+        raise UsageError(_not_finite(x))
+    return indices, quantised
 
 
 def rounding_bound(vectors: Tensor, codes: Tensor, chosen: Tensor, best: Tensor, *, metric: Metric) -> Tensor:
@@ -152,8 +176,9 @@ def rounding_bound(vectors: Tensor, codes: Tensor, chosen: Tensor, best: Tensor,
     if metric == "cosine":
         return 2 * unit * x.norm(dim=-1)
     if metric == "euclidean":
-        shift = common_offset(codes.unsqueeze(0).float(), None).double()[0]
-        x, c = x - shift, c - shift
+        shift = common_offset(codes.unsqueeze(0).float(), None)
+        if shift is not None:
+            x, c = x - shift[0].double(), c - shift[0].double()
     length, norms = x.norm(dim=-1), c.norm(dim=-1)
     one, other = norms[chosen], norms[best]
     if metric == "dot":
@@ -176,10 +201,11 @@ def prepare(x: Tensor, codes: Tensor, allowed: Tensor | None, metric: Metric, *,
     shift = scale = None
     bias = torch.zeros(codes.shape[:2], device=codes.device)
     if metric == "euclidean":
-        if not keep:
-            shift = common_offset(wide, allowed)
-            wide = wide - shift
         bias = wide.square().sum(-1)
+        shift = None if keep else common_offset(wide, allowed, bias)
+        if shift is not None:
+            wide = wide - shift
+            bias = wide.square().sum(-1)
     elif metric == "cosine":
         norms = torch.linalg.vector_norm(wide, dim=-1)
         scale = torch.where(norms > 0, norms.reciprocal(), torch.zeros_like(norms))
@@ -188,21 +214,30 @@ def prepare(x: Tensor, codes: Tensor, allowed: Tensor | None, metric: Metric, *,
     return Prepared(x, codes if keep else wide, bias, 2.0 if metric == "euclidean" else 1.0, scale, shift)
 
 
-def common_offset(codes: Tensor, allowed: Tensor | None) -> Tensor:
+def common_offset(codes: Tensor, allowed: Tensor | None, squares: Tensor | None = None) -> Tensor | None:
     """The mean of the codes [B, 1, D] where moving them to it makes the median of their squared norms much smaller.
 
-    Distances do not change when vectors and codes move together, but their rounding does. Zero where the codes lie
-    around the origin anyway, or where a few codes far out would make the mean useless.
+    Distances do not change when vectors and codes move together, but their rounding does. Zero, or None for all, where
+    the codes lie around the origin anyway or where a few codes far out would make the mean useless.
     """
     if allowed is None:
         mean = codes.mean(1, keepdim=True)
     else:
         mean = codes.sum(1, keepdim=True) / allowed.sum(1).clamp_min(1).view(-1, 1, 1)
-    before, after = codes.square().sum(-1), (codes - mean).square().sum(-1)
-    if allowed is not None:
-        before, after = before.masked_fill(~allowed, torch.nan), after.masked_fill(~allowed, torch.nan)
-    worth = after.nanmedian(1).values < OFFSET_SHARE * before.nanmedian(1).values
+    before = _median(codes.square().sum(-1) if squares is None else squares, allowed)
+    if codes.device.type == "cpu":  # a GPU would have to be waited for
+        # Codes at least half of which come four times closer to the mean are not twice as far out as the mean is.
+        if not bool((mean.square().sum((1, 2)) > OFFSET_SHARE * before).any()):
+            return None
+    worth = _median((codes - mean).square().sum(-1), allowed) < OFFSET_SHARE * before
     return torch.where(worth.view(-1, 1, 1), mean, torch.zeros_like(mean))
+
+
+def _median(values: Tensor, allowed: Tensor | None) -> Tensor:
+    """Median over the codes that may be chosen, [B]."""
+    if allowed is None:
+        return values.median(1).values
+    return values.masked_fill(~allowed, torch.nan).nanmedian(1).values
 
 
 @contextmanager
@@ -230,13 +265,18 @@ def search_plain(prepared: Prepared) -> tuple[Tensor, Tensor]:
     return torch.cat([part.indices for part in found], 1), torch.cat([part.values for part in found], 1)
 
 
-def _search(prepared: Prepared, engine: str) -> tuple[Tensor, Tensor]:
+def search(prepared: Prepared, engine: Engine = "auto") -> tuple[Tensor, Tensor]:
+    """Indices [B, N] int64 and least scores [B, N] float32 of a prepared search, without checks of its numbers.
+
+    To be called inside `full_precision`.
+    """
+    engine = _choose(engine, prepared.vectors, prepared.codes)
     if not prepared.vectors.shape[0] * prepared.vectors.shape[1]:
         empty = prepared.vectors.new_empty(prepared.vectors.shape[:2], dtype=torch.float32)
         return empty.long(), empty
-    if engine == "blocked":
-        return search_blocked(prepared)
-    return search_plain(prepared)
+    if engine == "triton":
+        return _kernels().search_triton(prepared)
+    return search_blocked(prepared) if engine == "blocked" else search_plain(prepared)
 
 
 def _choose(engine: str, x: Tensor, codes: Tensor) -> str:
@@ -244,10 +284,23 @@ def _choose(engine: str, x: Tensor, codes: Tensor) -> str:
     kind = x.device.type
     if engine == "blocked" and kind != "cpu":
         raise UsageError(f'the engine "blocked" runs on CPU tensors, these are on {x.device}; use "auto"')
+    if engine == "triton" and kind != "cuda" and not _kernels().INTERPRETED:
+        raise UsageError(f'the engine "triton" runs on CUDA tensors, these are on {x.device}; use "auto"')
     if engine != "auto":
         return engine
+    if kind == "cuda":
+        return "triton" if find_spec("triton") else "plain"
     large = x.shape[1] * codes.shape[1] * len(x) >= BLOCKED_FROM
     return "blocked" if kind == "cpu" and large else "plain"
+
+
+def _kernels() -> ModuleType:
+    """The Triton kernels, imported when they are used."""
+    try:
+        from genmm.quantizers import nearest_triton
+    except ImportError as error:
+        raise MissingDependencyError('the engine "triton" needs the triton package: pip install triton') from error
+    return nearest_triton
 
 
 # ---------------------------------------------------------------- arguments and results
@@ -306,10 +359,10 @@ def _check_codes(prepared: Prepared, codes: Tensor, allowed: Tensor | None) -> N
     """Codes are finite and every codebook has one that may be chosen; a pass over the codes, not over the vectors."""
     if allowed is not None and not bool(allowed.any(-1).all()):
         raise UsageError("the mask leaves no code to choose from; every codebook needs at least one True")
-    largest = prepared.codes.abs().amax()
-    if prepared.gain == 2.0:
-        bias = prepared.bias if allowed is None else prepared.bias.masked_fill(~allowed, 0.0)
-        largest = largest.float() + bias.amax()
+    if prepared.gain == 2.0:  # the squared norms are there already
+        largest = (prepared.bias if allowed is None else prepared.bias.masked_fill(~allowed, 0.0)).amax()
+    else:
+        largest = prepared.codes.abs().amax()
     if not bool(torch.isfinite(largest)):
         raise UsageError(_not_finite(codes if allowed is None else codes[allowed.expand(codes.shape[:2])], "codes"))
 

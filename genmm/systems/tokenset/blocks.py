@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genmm.nn.attention import attend
+
 
 class PackedAttention(nn.Module):
     """Self-attention with the parameter names of nn.MultiheadAttention: [B, N, W] -> [B, N, W]."""
@@ -32,7 +34,7 @@ def attended(packed: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """Attention over queries, keys and values packed as [B, N, 3 W] -> [B, N, W]."""
     batch, places, triple = packed.shape
     query, key, value = packed.view(batch, places, 3, heads, triple // 3 // heads).permute(2, 0, 3, 1, 4)
-    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out = attend(query, key, value, mask)
     return out.transpose(1, 2).reshape(batch, places, triple // 3)
 
 

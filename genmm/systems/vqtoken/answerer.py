@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genmm.core.errors import UsageError
+from genmm.nn.attention import attend
 from genmm.systems.vqtoken.config import AnswererConfig
 from genmm.systems.vqtoken.reduced import ReducedVideo
 
@@ -122,10 +122,10 @@ class _Round(nn.Module):
         query = self._split(self.query(self.norm_read(state)).unflatten(0, (-1, questions)).flatten(1, 2))
         key, value = (self._split(x) for x in self.key_value(seen).chunk(2, -1))
         keep = (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=keep).transpose(1, 2).flatten(2)
+        read = attend(query, key, value, keep).transpose(1, 2).flatten(2)
         state = state + self.read_out(read.unflatten(1, (questions, -1)).flatten(0, 1))
         query, key, value = (self._split(x) for x in self.qkv(self.norm_mix(state)).chunk(3, -1))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         state = state + self.mix_out(mixed.transpose(1, 2).flatten(2))
         return state + self.mlp(self.norm_mlp(state))
 

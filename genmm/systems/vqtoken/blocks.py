@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genmm.core.errors import ShapeError
+from genmm.nn.attention import attend
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, frame_counts, one_hot
 
 __all__ = ["BLOCKS", "BlockName", "OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block"]
@@ -114,7 +115,7 @@ class PaperBlock(nn.Module):
         mixed = sum(x @ table / size for x, table in zip(along, tables, strict=True))
         values = self.to_v(self.map_mlp(mixed))
         query, key, value = (_split(x, self.heads) for x in (self.to_q(codebook), self.to_k(codebook), values))
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=_key_mask(mask))
+        seen = attend(query, key, value, _key_mask(mask))
         return self.norm(codebook + _join(seen)), mask
 
 
@@ -153,7 +154,7 @@ class OccupancyBlock(nn.Module):
         """The attention layer over tokens [B, K, D]; rows outside the mask come out as 0."""
         parts = self.qkv(self.norm_mix(tokens)).chunk(3, dim=-1)
         query, key, value = (_split(x, self.heads) for x in parts)
-        tokens = tokens + self.out(_join(F.scaled_dot_product_attention(query, key, value, attn_mask=_key_mask(mask))))
+        tokens = tokens + self.out(_join(attend(query, key, value, _key_mask(mask))))
         tokens = tokens + self.mlp(self.norm_mlp(tokens))
         return tokens * mask.unsqueeze(-1).to(tokens.dtype)
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from app.web.image import enlarged, facts_html, read_canvas
-from app.web.image_work import Drawn, ImageForm, Take, check_form, image_events, model_facts
+from app.web.image import enlarged, facts_html, lost_settings, needed_controls, parse_codes, read_canvas
+from app.web.image_work import OPERATIONS, Drawn, ImageForm, Take, check_form, image_events, model_facts
 from app.web.pool import ModelPool
 from genmm.core.errors import LimitError, UsageError
 from genmm.core.events import CancelToken, Finished
@@ -89,6 +89,38 @@ def test_every_operation_works(pool, tmp_path, picture, operation):
     if operation == "map":
         assert sum(times for _, times, _ in drawn.table) == 8
         assert str(drawn.table[0][0]) in facts_html(drawn, 0)
+
+
+def test_named_tokens_are_redrawn_and_all_others_kept(pool, tmp_path, picture):
+    own = pool.get(None, "tokenset").tokenize([picture])[0]
+    codes = [code for code, _ in own.pairs]
+    drawn = made(ImageForm(operation="redraw", picture=picture, free=tuple(codes[:2]), count=2), pool, tmp_path)
+    for take in drawn.takes:
+        tokens = read_recipe(take.recipe)["tokens"][0]
+        assert all(tokens.count(code) == times for code, times in own.pairs if code not in codes[:2])
+    assert parse_codes(" 17, 203,17 ") == (17, 203)
+    assert parse_codes(None) == ()
+    with pytest.raises(UsageError, match="whole numbers"):
+        parse_codes("17; 203")
+    with pytest.raises(UsageError, match="holds no"):
+        foreign = next(code for code in range(32) if code not in own)
+        made(ImageForm(operation="redraw", picture=picture, free=(foreign,)), pool, tmp_path / "no")
+
+
+def test_settings_without_a_control_are_named():
+    start = PictureSettings()
+    assert lost_settings(start.changed({"steps": 5, "engine": "repair"}), start) == ""
+    assert lost_settings(start.changed({"top_p": 0.9, "guidance_space": "probability"}), start) == (
+        "guidance_space probability, top_p 0.9"
+    )
+
+
+def test_an_operation_shows_the_controls_that_it_reads():
+    shown = {name: [update["visible"] for update in needed_controls(name)] for name in OPERATIONS}
+    assert shown["redraw"] == [True, False, True, False]
+    assert shown["swap"] == shown["mix"] == [False, True, False, False]
+    assert shown["fewer"] == [False, False, False, True]
+    assert shown["map"] == [False] * 4
 
 
 def test_forms_are_checked_before_they_wait(picture):
@@ -219,8 +251,7 @@ def test_the_tab_in_a_browser(image_page, upload, tmp_path):
         download.value.save_as(tmp_path / "drawn.png")
         assert Image.open(tmp_path / "drawn.png").size == (SIDE, SIDE)
 
-        tab.get_by_role("button", name="Change a picture").click()
-        tab.get_by_role("button", name="Change this one").click()
+        tab.get_by_role("button", name="Change this one").click()  # opens the part of the form that changes pictures
         tab.wait_for_selector("#image-canvas canvas")
         tab.get_by_label("What to do").click()
         tab.get_by_role("option", name="Show where it spends its tokens").click()

@@ -291,6 +291,18 @@ def test_a_bad_manifest_is_refused_before_any_work(connect, server, tmp_path, ro
     assert set(server.storage.files.glob("runs/*")) == before
 
 
+def test_a_batch_has_one_voice_for_rows_that_name_none(connect):
+    archive, _ = connect().predict(texts="one", voice="anna", api_name="/batch")
+    with zipfile.ZipFile(archive) as packed:
+        assert json.loads(packed.read("line_1.json"))["settings"]["voice"] == "anna"
+
+
+@pytest.mark.parametrize("voice", ["/etc/passwd", "voice.wav", "../anna"])
+def test_the_voice_of_a_batch_is_never_a_file(connect, voice):
+    with pytest.raises(Exception, match="has no voice"):
+        connect().predict(texts="one", voice=voice, api_name="/batch")
+
+
 def test_a_cancelled_batch_goes_on_where_it_stopped(connect, server, until):
     client = connect()
     texts = "\n".join(["one two three four five six seven eight nine ten"] * 24)
