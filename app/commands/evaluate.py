@@ -1,4 +1,4 @@
-"""`genmm evaluate`: measure a speech model whole and write the report, for people and for its model card."""
+"""`genmm evaluate`: measure a model whole and write the report, for people and for its model card."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ Let a model speak fixed lists of number sequences, letters and sentences in seve
 voices, and measure the outcome: words by a recogniser that was not trained here
 (pocketsphinx), calibration on held-out frames, endings, voices, speed. Every figure
 stands beside that of real recordings. Takes some minutes; the recordings come from the
-data folder ($GENMM_DATA)."""
+data folder ($GENMM_DATA). Image and music models are measured in their own ways; for music
+the same command with the same --out goes on where it was stopped."""
 EPILOG = """\
 examples:
   genmm evaluate --out reports/sled              writes reports/sled/speech.json and .md
   genmm evaluate --quick                         a minute, to see that everything works
   genmm evaluate --model tokenset                an image model: reconstruction, drawing, memorising
   genmm evaluate --model my-signs --pictures sign_digits
+  genmm evaluate --model melodyflow --out reports/music    a music model: adherence, edits, codec, distance
+  genmm evaluate --model melodyflow --only codec edits     parts of that
   genmm evaluate --model runs/sled/demo/export --card runs/sled/demo/export/README.md"""
+MUSIC_PARTS = ("adherence", "instruments", "edits", "codec", "distance")
+"""As in app.evaluation.music, which is slow to import."""
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "evaluate", help="measure a speech model with outside judges", description=DESCRIPTION, epilog=EPILOG
+        "evaluate", help="measure a model with outside judges", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument("--model", default="sled", metavar="NAME", help="name or folder of the model (sled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (auto)")
@@ -38,23 +43,32 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=2024, help="seed of texts and speech (2024)")
     parser.add_argument("--quick", action="store_true", help="few utterances: shows that it works")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write DIR/speech.json and DIR/speech.md")
+    parser.add_argument("--only", nargs="+", choices=MUSIC_PARTS, metavar="PART",
+                        help=f"music: parts to measure, of {', '.join(MUSIC_PARTS)} (all)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the report as .json and .md into DIR")
     parser.add_argument("--card", type=Path, metavar="FILE", help="put the tables into this model card (README.md)")
     parser.add_argument("--save-audio", type=Path, metavar="DIR", help="also write everything that was spoken")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
+    from genmm.core.errors import UsageError
     from genmm.registry import find_model
 
-    if find_model(args.model).system == "tokenset":
+    system = find_model(args.model).system
+    if args.only and system != "melodyflow":
+        raise UsageError(f"--only chooses parts of the measurement of music models, and {args.model} makes none")
+    if system == "tokenset":
         from app.evaluation import image_command
 
         return image_command.run(args, with_tables)
+    if system == "melodyflow":
+        from app.evaluation import music_command
+
+        return music_command.run(args, with_tables)
     import genmm
     from app.evaluation.speech import EvaluationOptions, evaluate_speech
     from app.progress import ProgressDisplay
-    from genmm.core.errors import UsageError
     from genmm.core.files import write_json, write_text
     from genmm.core.paths import data_home
     from genmm.metrics.speech_tables import report_markdown
