@@ -80,15 +80,15 @@ class BatchTab:
                 label="Manifest, JSON lines", file_types=[".jsonl", ".json", ".txt"], type="filepath", height=130
             )
             gr.Markdown(HELP, elem_classes=["gm-help"])
+        self.voice = gr.Dropdown(
+            choices=voice_list(self.server.pool, None),
+            value="",
+            label="Voice",
+            info="Speaks every text; rows of a manifest may name another one.",
+            filterable=False,
+        )
         with gr.Row():
             self.model = model_choice(self.server.pool, SYSTEM)
-            self.voice = gr.Dropdown(
-                choices=voice_list(self.server.pool, None),
-                value="",
-                label="Voice",
-                info="Speaks every text; rows of a manifest may name another one.",
-                filterable=False,
-            )
             self.seed = gr.Textbox(
                 label="Run seed",
                 placeholder="new for every batch",

@@ -41,7 +41,7 @@ def cards_html(facts: Mapping[str, Any], server: Server, waiting: int) -> str:
         _card(
             "At work",
             f"{running} running" if running else "idle",
-            f"{waiting} waiting, up to {server.settings.queue_max} may",
+            f"{waiting} waiting, room for {server.settings.queue_max}",
         ),
         _card("Results on disk", size_text(facts["disk_bytes"]), f"of {disk_limit}, the oldest go first"),
         _card(
