@@ -18,9 +18,8 @@ def code_sums(vectors: Tensor, indices: Tensor, codes: int, *, deterministic: bo
 
     Shapes: vectors [..., N, D] floating; indices [..., N] int64 in [0, K), negative ones stay out. Leading dimensions
     are kept: each has a codebook of its own (flatten what shares one). N may be 0. No gradient flows.
-    Both results are views of one float32 buffer [..., K, D + 1] (`sums` first, the count last), so that ranks exchange
-    them in one all-reduce. Counts are exact to 2^24. On a CPU, and with `deterministic` on a GPU too, the order of the
-    additions is fixed and results repeat bit for bit. Raises: ShapeError.
+    Counts are exact to 2^24. On a CPU, and with `deterministic` on a GPU too, the order of the additions is fixed and
+    results repeat bit for bit. Raises: ShapeError.
     """
     if vectors.ndim < 2 or not vectors.is_floating_point() or indices.shape != vectors.shape[:-1]:
         raise ShapeError(

@@ -39,25 +39,27 @@ PROGRAMS_A_UNIT = 2
 def _tile_scores(x, x_rows, x_step, c_rows, c_step, shift, in_rows, in_codes, D: tl.constexpr, PIECE: tl.constexpr,
                  WHOLE: tl.constexpr, HALVES: tl.constexpr, SHIFTED: tl.constexpr):  # fmt: skip
     """Products [rows, codes] float32 of a block of vectors and a tile of codes; x is the block where it is WHOLE."""
+    products = tl.zeros([x_rows.shape[0], c_rows.shape[0]], dtype=tl.float32)
     if WHOLE:
         d = tl.arange(0, PIECE)
         c = tl.load(c_rows[None, :] + (d * c_step)[:, None], mask=in_codes[None, :] & (d < D)[:, None], other=0.0)
-        zeros = tl.zeros([x_rows.shape[0], c_rows.shape[0]], dtype=tl.float32)
-        return _added_product(x, c, zeros, HALVES)
-    products = tl.zeros([x_rows.shape[0], c_rows.shape[0]], dtype=tl.float32)
-    for at in range(0, D, PIECE):
-        d = at + tl.arange(0, PIECE)
-        part = _read(x_rows, x_step, shift, in_rows, d, D, HALVES, SHIFTED)
-        c = tl.load(c_rows[None, :] + (d * c_step)[:, None], mask=in_codes[None, :] & (d < D)[:, None], other=0.0)
-        products = _added_product(part, c, products, HALVES)
+        products = _added_product(x, c, products, HALVES)
+    else:
+        for at in range(0, D, PIECE):
+            d = at + tl.arange(0, PIECE)
+            part = _read(x_rows, x_step, shift, in_rows, d, D, HALVES, SHIFTED)
+            c = tl.load(c_rows[None, :] + (d * c_step)[:, None], mask=in_codes[None, :] & (d < D)[:, None], other=0.0)
+            products = _added_product(part, c, products, HALVES)
     return products
 
 
 @triton.jit
 def _added_product(x, c, products, HALVES: tl.constexpr):
     if HALVES:
-        return tl.dot(x, c, products)
-    return tl.dot(x, c.to(tl.float32), products, input_precision="ieee")
+        products = tl.dot(x, c, products)
+    else:
+        products = tl.dot(x, c.to(tl.float32), products, input_precision="ieee")
+    return products
 
 
 @triton.jit
@@ -131,26 +133,29 @@ def _residual(x, moved, codes, bias, shift, index, total, value, N, K, x_row, x_
     summed = tl.zeros([ROWS, PIECE], tl.float32)
     worst = tl.full([ROWS], float("-inf"), tl.float32)
     for level in range(LEVELS):
-        block = rest - tl.load(shift + level * D + d, mask=d < D, other=0.0)[None, :]
-        book = level.to(tl.int64) * K * D
+        block = rest - tl.load(shift + d, mask=d < D, other=0.0)[None, :]
         best = tl.full([ROWS, COLUMNS], float("inf"), tl.float32)
         tile = tl.zeros([ROWS, COLUMNS], tl.int32)
         for start in range(0, K, COLUMNS):
             code = start + tl.arange(0, COLUMNS)
             in_codes = code < K
-            c_rows = moved + book + code.to(tl.int64) * D
+            c_rows = moved + code.to(tl.int64) * D
             products = _tile_scores(block, x_rows, x_step, c_rows, 1, shift, in_rows, in_codes, D, PIECE, True, False,
                                     False)  # fmt: skip
-            scores = tl.load(bias + level * K + code, mask=in_codes, other=float("inf"))[None, :] - 2.0 * products
+            scores = tl.load(bias + code, mask=in_codes, other=float("inf"))[None, :] - 2.0 * products
             better = scores < best
             best = tl.where(better, scores, best)
             tile = tl.where(better, start // COLUMNS, tile)
         least, code = _first_least(best, tile, 0, COLUMNS)
-        chosen = tl.load(codes + book + code.to(tl.int64)[:, None] * D + d[None, :], mask=inside, other=0.0)
+        chosen = tl.load(codes + code.to(tl.int64)[:, None] * D + d[None, :], mask=inside, other=0.0)
         rest -= chosen
         summed += chosen
         worst = tl.maximum(worst, tl.abs(least))
         tl.store(index + row * LEVELS + level, code, mask=in_rows)
+        moved += K * D  # on to the next codebook
+        codes += K * D
+        bias += K
+        shift += D
     tl.store(total + row[:, None] * D + d[None, :], summed, mask=inside)
     tl.store(value + row, worst, mask=in_rows)
 
@@ -162,7 +167,8 @@ INTERPRETED = isinstance(_nearest, InterpretedFunction)
 def _configs() -> list[triton.Config]:
     if INTERPRETED:
         return [triton.Config({"ROWS": 16, "COLUMNS": 32}, num_warps=1, num_stages=1)]
-    shapes = [(32, 64, 4), (64, 64, 4), (128, 64, 4), (64, 128, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8)]
+    # Three float32 tiles (product, best, place) have to fit into the registers: at most 64 entries of each a thread.
+    shapes = [(32, 64, 4), (32, 128, 4), (64, 64, 4), (128, 64, 4), (64, 128, 4), (128, 128, 8), (64, 256, 8)]
     return [
         triton.Config({"ROWS": rows, "COLUMNS": columns}, num_warps=warps, num_stages=stages)
         for rows, columns, warps in shapes

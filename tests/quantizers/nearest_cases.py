@@ -1,8 +1,8 @@
 """What every fast engine of nearest-code search promises against its plain twin and against float64.
 
-`python nearest_cases.py ENGINE` runs all cases and prints {case: "ok" or what went wrong} as JSON: that is how the
-Triton kernels run in the interpreter, which TRITON_INTERPRET=1 switches on when Triton is imported, in a process of
-their own. A case is a function that takes (engine, device).
+`python nearest_cases.py ENGINE [CASE ...]` runs all cases, or those named, and prints {case: "ok" or what went wrong}
+as JSON: that is how the Triton kernels run in the interpreter, which TRITON_INTERPRET=1 switches on when Triton is
+imported, in a process of their own. A case is a function that takes (engine, device).
 """
 
 from __future__ import annotations
@@ -229,16 +229,19 @@ CASES = {
 }  # fmt: skip
 
 
-def main(engine: str) -> None:
+def main(engine: str, names: list[str]) -> None:
     outcome = {}
     for name, case in CASES.items():
+        if names and name not in names:
+            continue
         try:
             case(engine, "cpu")
             outcome[name] = "ok"
         except Exception:  # noqa: BLE001 - whatever it was belongs to the test of that name
             outcome[name] = traceback.format_exc()
+        print(f"{name}: {outcome[name]}", file=sys.stderr, flush=True)
     print(json.dumps(outcome))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -136,3 +137,11 @@ def test_auto_takes_tiles_for_large_searches_only():
 def test_what_is_not_there_is_refused(named, said):
     with pytest.raises(UsageError, match=said):
         nearest_codes(torch.zeros(3, 2), torch.zeros(4, 2), **named)
+
+
+def test_the_examples_of_the_guide_run():
+    page = (Path(__file__).parents[2] / "docs" / "quantizers.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    for block in blocks:
+        exec(compile(block, "docs/quantizers.md", "exec"), {})  # noqa: S102 - our own page, run on purpose

@@ -39,11 +39,10 @@ def test_every_batch_has_a_codebook_of_its_own():
             torch.testing.assert_close(sums[i, j], by_loop(x[i, j], ids[i, j], 6)[0], rtol=1e-5, atol=1e-5)
 
 
-def test_halves_are_added_in_float32_and_results_share_a_buffer():
+def test_halves_are_added_in_float32():
     x = torch.ones(5000, 2, dtype=torch.bfloat16)
     sums, counts = code_sums(x, torch.zeros(5000, dtype=torch.int64), 1)
     assert sums.dtype == torch.float32 and sums.tolist() == [[5000.0, 5000.0]] and counts.tolist() == [5000.0]
-    assert sums.untyped_storage().data_ptr() == counts.untyped_storage().data_ptr()
 
 
 def test_wrong_shapes_are_refused():
