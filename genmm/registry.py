@@ -187,7 +187,9 @@ def _describe(name: str, path: Path, source: Source) -> ModelInfo:
     problem = "" if system in SYSTEMS else f"its system {system!r} is unknown; this genmm has {', '.join(SYSTEMS)}"
     card = _card(path)
     licence = str(config.get("licence") or card.get("license", ""))
-    description = str(config.get("description") or card.get("description") or card.get("title", ""))
+    description = str(
+        config.get("description") or card.get("description") or card.get("title", "").removeprefix(f"{name}: ")
+    )
     return ModelInfo(name, system, source, path, size, licence, description, parameters, problem)
 
 

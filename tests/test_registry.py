@@ -77,7 +77,7 @@ def test_the_config_goes_before_the_card(homes):
 
 def test_the_heading_of_a_card_describes_a_model_that_nobody_described(homes):
     make(homes["embedded"] / "a", card="---\nlicense: mit\n---\n\n# a: small voices\n\n# More\n")
-    assert (registry.models()[0].description, registry.models()[0].licence) == ("a: small voices", "mit")
+    assert (registry.models()[0].description, registry.models()[0].licence) == ("small voices", "mit")
 
 
 @pytest.mark.parametrize("card", ["no front matter", "---\nlicense: x\n", "---\n", ""])
