@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genmm.core.errors import ShapeError
+from genmm.quantizers.nearest import code_sums, nearest_codes
+from genmm.quantizers.vector_ranks import several, summed
 
 __all__ = ["Quantised", "SphereCodebook", "Usage"]
-
-BLOCK_ROWS = 16_384
-"""Rows compared with the codebook at once, which bounds the memory of a search."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,8 @@ class SphereCodebook(nn.Module):
                 "belongs to another model"
             )
         rows = functional.normalize(vectors.float(), dim=-1).flatten(0, -2)
-        table = functional.normalize(self.embedding.weight.float(), dim=-1).T
-        with torch.autocast(rows.device.type, enabled=False):
-            found = [(block @ table).argmax(-1) for block in rows.split(BLOCK_ROWS)]
-        return torch.cat(found).view(vectors.shape[:-1])
+        table = functional.normalize(self.embedding.weight.float(), dim=-1)
+        return nearest_codes(rows, table, metric="dot").indices.view(vectors.shape[:-1])
 
     def forward(self, vectors: Tensor) -> Quantised:
         """Replace vectors [..., D] by their nearest codes; in training mode the averages move."""
@@ -113,11 +110,7 @@ class SphereCodebook(nn.Module):
 
     @torch.no_grad()
     def _move(self, rows: Tensor, ids: Tensor) -> None:
-        times = torch.zeros_like(self.mass).index_add_(0, ids, torch.ones_like(ids, dtype=self.mass.dtype))
-        sums = torch.zeros_like(self.sums).index_add_(0, ids, rows)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(times)
-            torch.distributed.all_reduce(sums)
+        sums, times = summed(*code_sums(rows, ids, self.codes), shared=several())
         self.mass.lerp_(times, 1.0 - self.decay)
         self.sums.lerp_(sums, 1.0 - self.decay)
         seen = self.sums.norm(dim=-1, keepdim=True) > 1e-6
