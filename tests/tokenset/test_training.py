@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import genmm
 from app.evaluation.images import ImageEvaluation, evaluate_images, report_markdown
@@ -17,7 +18,7 @@ from datamodules.image_sources import PictureSource
 from datamodules.images import ImageData, PictureStore, label_values
 from datamodules.images_counts import CountData
 from datamodules.sampler import Pick
-from genmm.core.errors import ConfigError
+from genmm.core.errors import ConfigError, DataError, UsageError
 from genmm.metrics.image_features import PictureFeatures, save_features
 from genmm.systems.tokenset.config import CountNetworkConfig, SetTokenizerConfig
 from genmm.systems.tokenset.network import CountNetwork
@@ -42,6 +43,7 @@ def quiet(steps: int) -> list[str]:
     return [f"--trainer.{name}={value}" for name, value in {**values, "accelerator": "cpu"}.items()]
 
 
+@pytest.mark.timeout(600)
 def test_debug_runs_from_drawn_shapes_to_pictures(tmp_path):
     """Tokenizer with its judge, cached counts, generator with samples, evaluation: the whole way."""
     features = save_features(PictureFeatures((8, 16)), tmp_path / "features")
@@ -62,6 +64,42 @@ def test_debug_runs_from_drawn_shapes_to_pictures(tmp_path):
     assert 0 <= report.figures["held_out_drawing"]["own_picture_in_first_5"] <= 1
     assert report.sheet.shape[2] == 3
     assert "PSNR" in report_markdown(report.figures)
+    (tmp_path / "photos").mkdir()
+    for number in range(60):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    with pytest.raises(DataError, match="--pictures"):
+        photos = PictureSource(kind="folder", path=str(tmp_path / "photos"))
+        evaluate_images(pipeline, features, ImageEvaluation.quick(1), photos)
+
+
+@pytest.mark.timeout(600)
+def test_hand_signs_train_from_their_own_configurations(tmp_path, monkeypatch):
+    """Features, tokenizer and generator of the class-conditional model, a few steps each, on like pictures."""
+    import io
+    import zipfile
+
+    home = tmp_path / "data" / "images_sign_digits"
+    home.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(home / "images.zip", "w") as archive:
+        for number in range(60):
+            stream = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
+            archive.writestr(f"{number % 10}/img_{number}.jpg", stream.getvalue())
+    monkeypatch.setenv("GENMM_DATA", str(tmp_path / "data"))
+    less = ["--data.batch_size=4", "--trainer.precision=32-true", "--trainer.val_check_interval=1"]
+    smaller = {
+        "signs_features": ["--model.widths=[8,8]"],
+        "signs_tokenizer": [f"--model.tokenizer.{name}" for name in ("depth=1", "width=32", "features=16")],
+        "signs": ["--model.network.depth=1", "--model.network.width=32"],
+    }
+    for name, sizes in smaller.items():
+        assert run_training("fit", ["--config", str(CONFIGS / f"{name}.yaml"), *less, *sizes, *quiet(1)]) == 0
+    pipeline = genmm.load(str(tmp_path / "runs" / "tokenset" / "signs" / "export"), device="cpu")
+    assert pipeline.labels == {"class": tuple("0123456789")}
+    assert pipeline.generate("7", seed=1, settings={"steps": 2}).images[0].shape == (64, 64, 3)
+    with pytest.raises(UsageError, match="no class 'heart'"):
+        pipeline.generate("heart")
 
 
 def test_labels_that_differ_from_the_data_are_refused(tmp_path, pipeline):
@@ -78,25 +116,30 @@ def test_labels_that_differ_from_the_data_are_refused(tmp_path, pipeline):
             task.on_fit_start()
 
 
-@pytest.mark.parametrize("name", ["tokenizer_demo", "tokenizer_paper", "tokenizer_debug"])
+@pytest.mark.parametrize("name", ["tokenizer_demo", "tokenizer_paper", "tokenizer_debug", "signs_tokenizer"])
 def test_tokenizer_configurations_have_their_sizes(name):
     about = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]["tokenizer"]
     config = SetTokenizerConfig.from_dict(about)
     with torch.device("meta"):
         numbers = sum(p.numel() for p in SetTokenizer(config).parameters())
-    limits = {"tokenizer_paper": (203_322_383, 203_322_383), "tokenizer_demo": (1_000_000, 4_000_000)}
+    limits = {"tokenizer_paper": (203_322_383, 203_322_383), "tokenizer_demo": (1_000_000, 4_000_000),
+              "signs_tokenizer": (500_000, 2_500_000)}  # fmt: skip
     low, high = limits.get(name, (1, 200_000))
     assert low <= numbers <= high
 
 
-@pytest.mark.parametrize("name", ["demo", "paper", "debug"])
+@pytest.mark.parametrize("name", ["demo", "paper", "debug", "signs"])
 def test_generator_configurations_have_their_sizes(name):
     about = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]["network"]
     if name == "paper":
         about["labels"] = {"class": [str(number) for number in range(1000)]}
     with torch.device("meta"):
         numbers = sum(p.numel() for p in CountNetwork(CountNetworkConfig.from_dict(about)).parameters())
-    low, high = {"paper": (36_041_985, 36_041_985), "demo": (2_000_000, 6_000_000)}.get(name, (1, 300_000))
+    low, high = {
+        "paper": (36_041_985, 36_041_985),
+        "demo": (2_000_000, 6_000_000),
+        "signs": (1_000_000, 3_000_000),
+    }.get(name, (1, 300_000))
     assert low <= numbers <= high
 
 
@@ -141,6 +184,14 @@ def test_a_checkpoint_keeps_the_moving_averages():
     assert again.started
 
 
+def test_the_exported_model_draws_with_the_noise_it_learned(tmp_path, pipeline):
+    folder = str(pipeline.save(tmp_path / "model"))
+    network = CountNetworkConfig(codes=32, tokens=8, width=16, depth=1, heads=2)
+    assert TokenSetTask(network, folder, process="exchangeable").pipeline().defaults.process == "exchangeable"
+    with pytest.raises(ConfigError, match="process"):
+        TokenSetTask(network, folder, process="exchangeable", defaults={"process": "gaussian"})
+
+
 def test_size_shares_name_trained_sizes():
     with pytest.raises(ConfigError, match="size_shares"):
         tiny_task(size_shares={3: 1.0})
@@ -167,8 +218,6 @@ def test_folders_metadata_and_shards_give_the_same_pictures(tmp_path, picture):
     import json
     import tarfile
 
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG")
     for part in ("train/cat", "val/dog"):
@@ -186,19 +235,21 @@ def test_folders_metadata_and_shards_give_the_same_pictures(tmp_path, picture):
     hub = PictureSource(kind="folder", path=str(tmp_path / "hub")).entries(tmp_path)
     assert (hub[0].caption, hub[0].labels["class"]) == ("a red thing", "4")
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for name, data in (("x.png", stream.getvalue()), ("x.cls", b"7"), ("x.txt", b"a red thing")):
+        for name, data in (
+            ("./v1.2/x.png", stream.getvalue()), ("./v1.2/x.cls", b"7"), ("./v1.2/x.txt", b"a red thing"),
+            ("./.hidden.png", b"no picture"),
+        ):  # fmt: skip
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     shard = PictureSource(kind="webdataset", path=str(tmp_path / "0.tar")).entries(tmp_path)
+    assert len(shard) == 1
     assert (shard[0].caption, shard[0].labels["class"]) == ("a red thing", "7")
     for entries in (tree, hub, shard):
         assert np.array_equal(entries[0].read(), picture)
 
 
 def test_missing_data_says_what_to_do(tmp_path):
-    from genmm.core.errors import DataError
-
     with pytest.raises(DataError, match="GENMM_DATA"):
         PictureSource(kind="emoji").entries(tmp_path)
     with pytest.raises(DataError):
