@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from app.recipes import find_recipe
 from app.web.ffmpeg import provide_ffmpeg
 from app.web.pool import ModelPool
+from app.web.speech import _played_to_its_end
 from app.web.speech_recipe import OWN, recipe_values
 from app.web.speech_view import stop_text
 from app.web.speech_work import (
@@ -188,3 +191,8 @@ def test_every_model_that_can_be_had_is_named_with_its_command():
     for recipe in RECIPES:
         assert recipe.model in shown
         assert f"genmm pull {recipe.system}{f' --{recipe.variant}' if recipe.variant else ''}<" in shown
+
+
+def test_the_live_player_goes_only_when_the_result_is_there():
+    assert "visible" not in _played_to_its_end(None)
+    assert _played_to_its_end(SimpleNamespace())["visible"] is False
