@@ -9,7 +9,7 @@ DESCRIPTION = """\
 Turn a published checkpoint, fetched by hand, into a folder that --model takes.
 `genmm pull` does the same including the download. Weights keep their values and
 number format; nothing in a pickle (.bin, .pt, .ckpt) is ever run. The new folder appears
-only after the model in it has spoken a moment of sound."""
+only after the model in it has made something."""
 SLED_DESCRIPTION = """\
 Convert SLED-TTS (ICTNLP/SLED-TTS-Libriheavy or -Streaming-Libriheavy) together with
 its codec, EnCodec 24 kHz (facebook/encodec_24khz).

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.options import read_setting
 from genmm.core.errors import DataError, UsageError
 from genmm.core.results import read_recipe
 
@@ -208,7 +208,7 @@ def _number(text: str, option: str) -> int:
 def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:
     """Arguments of the pipeline; options go before the recipe."""
     old = recipe["settings"] if recipe else {}
-    settings = _known_settings(old) | dict(_setting(text) for text in args.set)
+    settings = _known_settings(old) | dict(read_setting(text) for text in args.set)
     own = {"steps": args.steps, "guidance": args.guidance, "temperature": args.temperature}
     settings |= {name: value for name, value in own.items() if value is not None}
     labels = {**old.get("labels", {}), **dict(_label(text) for text in args.label)}
@@ -229,14 +229,6 @@ def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
     names = {entry.name for entry in dataclasses.fields(PictureSettings)}
     return {name: value for name, value in settings.items() if name in names}
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, value = _label(text, "--set")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _label(text: str, option: str = "--label") -> tuple[str, str]:

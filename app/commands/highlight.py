@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.options import read_setting
 from genmm.core.errors import UsageError
 from genmm.core.results import read_recipe
 
@@ -145,23 +145,13 @@ def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
 def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:
     """Settings: those of the recipe, then --set, then the options."""
     settings = dict(recipe["settings"]) if recipe else {}
-    settings |= dict(_setting(text) for text in args.set)
+    settings |= dict(read_setting(text) for text in args.set)
     given = {"modality": args.modality, "scorer": args.scorer, "clip_s": args.clip}
     settings |= {name: value for name, value in given.items() if value is not None}
     amounts = {name: getattr(args, name) for name in AMOUNTS if getattr(args, name) is not None}
     if amounts:
         settings = {name: value for name, value in settings.items() if name not in AMOUNTS} | amounts
     return settings
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        return name.strip(), value
 
 
 def _with_segments(result: HighlightResult, recipe: dict[str, Any]) -> HighlightResult:
