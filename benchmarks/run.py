@@ -1,4 +1,4 @@
-"""The command behind `genmm bench`: finds a measurement by name, runs it, writes JSON and Markdown."""
+"""The command behind `genmm bench`: finds a measurement by name (or takes all), runs it, writes JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ MEASUREMENTS = {
     "speech": "decoding at the released size, first sound, speed, memory, batches",
     "music": "solver overhead, a guided step, codecs, whole pieces, memory",
     "image": "fixed-sum sampling against the published step, memory, whole pictures, encoding",
+    "quantizers": "nearest-code search, sums of codes, k-means beside peers and the bare product",
     "highlight": "reading and scoring against decoding alone, memory over the length, training",
     "highlight_ablations": "what each part of the highlight objective is worth, on computed scenes",
 }
 """Module of this folder -> one line about it."""
+ALL = "all"
+"""The name of all of them together, which may be left out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `genmm bench ARGV`; gives back the exit code. Raises: GenmmError for what a person can repair."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv:
-        print("genmm bench NAME measures:")
+    if argv[:1] in (["--list"], ["--help"], ["-h"]):
+        print("genmm bench [NAME] measures (all of these without a name):")
         print("\n".join(f"  {name:<20} {about}" for name, about in MEASUREMENTS.items()))
         return 0
+    if not argv or argv[0].startswith("-"):
+        argv.insert(0, ALL)
     chooser = argparse.ArgumentParser(prog="genmm bench", add_help=False, allow_abbrev=False)
-    chooser.add_argument("name", choices=sorted(MEASUREMENTS))
+    chooser.add_argument("name", choices=[*sorted(MEASUREMENTS), ALL])
     name = chooser.parse_args(argv[:1]).name
-    module = import_module(f"benchmarks.{name}")
+    module = import_module("benchmarks.everything" if name == ALL else f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
         prog=f"genmm bench {name}",
         description=module.DESCRIPTION,

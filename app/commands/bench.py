@@ -15,7 +15,8 @@ Measure speed on this machine, side by side with the usual alternatives and with
 the physical limit, in one run. Ratios matter; absolute times belong to the machine.
 
 examples:
-  genmm bench                      list what can be measured
+  genmm bench --list               what can be measured
+  genmm bench --out DIR            all of it, into DIR/all.json and DIR/all.md
   genmm bench speech               speech: decoding, first sound, memory, batches
   genmm bench speech --help        the options of one measurement
 

@@ -185,7 +185,9 @@ def search_triton(prepared: Prepared) -> tuple[Tensor, Tensor]:
     x, codes, bias = prepared.vectors, prepared.codes, prepared.bias.contiguous()
     batches, rows, width = x.shape
     count = codes.shape[1]
-    halves = x.dtype == codes.dtype and x.dtype != torch.float32
+    # The interpreter multiplies the bit patterns of bfloat16 as whole numbers: there it is widened first.
+    natives = (torch.float16,) if INTERPRETED else (torch.float16, torch.bfloat16)
+    halves = x.dtype == codes.dtype and x.dtype in natives
     share = _share(batches, rows, count, x.device)
     shares = triton.cdiv(count, share)
     index = torch.empty(shares, batches, rows, dtype=torch.int32, device=x.device)

@@ -5,13 +5,42 @@ import json
 import pytest
 
 from app.cli import main as genmm
+from benchmarks import run
 from benchmarks.run import MEASUREMENTS, main
+from genmm.core.errors import MediaError
 
 
-def test_without_a_name_it_lists_what_there_is(capsys):
-    assert main([]) == 0
+@pytest.mark.parametrize("option", ["--list", "--help"])
+def test_it_lists_what_there_is(option, capsys):
+    assert main([option]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in MEASUREMENTS)
+
+
+@pytest.mark.parametrize("line", [[], ["all"], ["--quick"], ["all", "--device", "cpu"]])
+def test_without_a_name_all_are_measured(line, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "_measure", lambda module, name, args: asked.append((module.__name__, name, args)) or 0)
+    assert main(line) == 0
+    (module, name, args) = asked[0]
+    assert (module, name) == ("benchmarks.everything", "all") and set(args.only) == set(MEASUREMENTS)
+
+
+def test_all_reports_stand_in_one_file_and_one_failure_stops_none(tmp_path, monkeypatch, capsys):
+    def broken(args):
+        raise MediaError("no sound here")
+
+    monkeypatch.setattr("benchmarks.music.measure", broken)
+    line = ["--quick", "--only", "quantizers", "music", "--device", "cpu", "--out", str(tmp_path)]
+    monkeypatch.setattr("benchmarks.quantizers.SECTIONS", ("gpu", "sums"))
+    assert main(line) == 0
+    data = json.loads((tmp_path / "all.json").read_text())
+    assert [report["name"] for report in data["reports"]] == ["music", "quantizers"]
+    assert data["reports"][0]["sections"][0]["skipped"] == "no sound here"
+    text = (tmp_path / "all.md").read_text()
+    assert text.startswith("# genmm bench\n\nMachine: ") and text.count("Machine: ") == 1
+    assert "## genmm bench quantizers" in text and "### Sums and counts of codes" in text
+    assert "Not measured: not measured (no CUDA device)" not in text and "no CUDA device" in text
 
 
 @pytest.mark.parametrize("line", [["nonsense"], ["speech", "--frames", "0"], ["speech", "--only", "nonsense"]])
