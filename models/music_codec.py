@@ -35,16 +35,21 @@ def stereo_views(waveform: Tensor) -> Tensor:
 
 
 class StereoSpectralLoss(nn.Module):
-    """Log-mel distance of left, right, middle and side, and of single lines below 2 kHz, where pitch is decided."""
+    """Log-mel distance of left, right, middle and side, and of single lines below 4 kHz, where pitch is decided.
 
-    LINES_WINDOW, LINES_HZ = 4096, 2000.0
+    Mel bands blur a semitone; single lines of long windows show whether a partial is where it should be and whether it
+    stays in phase from frame to frame.
+    """
+
+    LINES_WINDOWS, LINES_HZ = (4096, 8192), 4000.0
 
     def __init__(self, sample_rate: int, lines_weight: float = 0.3) -> None:
         super().__init__()
         self.mel = MultiScaleLogMelLoss(sample_rate, (512, 1024, 2048, 4096), (40, 64, 96, 128))
         self.lines_weight = lines_weight
-        self.bins = int(self.LINES_HZ / sample_rate * self.LINES_WINDOW)
-        self.register_buffer("window", torch.hann_window(self.LINES_WINDOW), persistent=False)
+        self.lines_share = self.LINES_HZ / sample_rate
+        for size in self.LINES_WINDOWS:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def forward(self, output: Tensor, target: Tensor, turn: int | None = None) -> Tensor:
         """Loss of `output` against `target`, both [B, 2, S]; float32 scalar.
@@ -58,16 +63,18 @@ class StereoSpectralLoss(nn.Module):
             scales, views = scales[turn % 2 :: 2], slice(0, 2) if turn // 2 % 2 else slice(2, 4)
         pairs = output[:, views].flatten(0, 1), target[:, views].flatten(0, 1)
         loss = torch.stack([(scale(pairs[0]) - scale(pairs[1])).abs().mean() for scale in scales]).mean()
-        if self.lines_weight == 0.0 or (turn is not None and turn % 2 == 0):
+        if self.lines_weight == 0.0:
             return loss
-        middle = (self._lines(output[:, 2]) - self._lines(target[:, 2])).abs().mean()
-        return loss + self.lines_weight * (1 if turn is None else 2) * middle
+        windows = self.LINES_WINDOWS if turn is None else self.LINES_WINDOWS[turn % 2 : turn % 2 + 1]
+        apart = [(self._lines(output[:, 2], n) - self._lines(target[:, 2], n)).abs().mean() for n in windows]
+        return loss + self.lines_weight * torch.stack(apart).mean()
 
-    def _lines(self, signal: Tensor) -> Tensor:
-        size = min(self.LINES_WINDOW, 1 << (signal.shape[-1].bit_length() - 1))
-        window = self.window if size == self.LINES_WINDOW else torch.hann_window(size, device=signal.device)
-        spectrum = torch.stft(signal, size, size // 4, window=window, return_complex=True)
-        return (spectrum[:, : max(1, self.bins * size // self.LINES_WINDOW)].abs() / size * 64 + 1e-3).log()
+    def _lines(self, signal: Tensor, size: int) -> Tensor:
+        """Logarithms [B, F, J] of the lines of [B, S]; a shorter signal gets the longest window that fits."""
+        fits = min(size, 1 << (signal.shape[-1].bit_length() - 1))
+        window = getattr(self, f"window_{size}") if fits == size else torch.hann_window(fits, device=signal.device)
+        spectrum = torch.stft(signal, fits, fits // 4, window=window, return_complex=True)
+        return (spectrum[:, : max(1, int(self.lines_share * fits))].abs() / fits * 64 + 1e-3).log()
 
 
 class _CodecTask(GenerativeModule):
@@ -156,6 +163,7 @@ class MusicCodecTask(_CodecTask):
         codec: sizes of the codec.
         total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
         mel_weight: weight of the spectral loss beside the adversarial ones.
+        lines_weight: weight of single lines within the spectral loss; more of it keeps chords in tune.
         feature_weight: weight of feature matching, relative to the adversarial loss.
         adversarial_from: share of the run after which the discriminators join; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
@@ -171,6 +179,7 @@ class MusicCodecTask(_CodecTask):
         codec: SpectralCodecConfig = SpectralCodecConfig(),  # noqa: B008 - frozen
         total_steps: int = 6000,
         mel_weight: float = 15.0,
+        lines_weight: float = 1.0,
         feature_weight: float = 2.0,
         adversarial_from: float = 1.0,
         latent_noise: float = 0.4,
@@ -184,6 +193,7 @@ class MusicCodecTask(_CodecTask):
             SpectralCodec(codec) if start_from is None else SpectralCodec.from_folder(start_from).requires_grad_(True)
         )
         super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
+        self.spectral.lines_weight = lines_weight
         self.codec = made.train()
         self.mel_weight, self.feature_weight = mel_weight, feature_weight
         self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype
