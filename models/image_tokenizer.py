@@ -233,7 +233,9 @@ class SetTokenizerTask(GenerativeModule):
         return usage
 
     def _judge_usage(self, usage: Usage) -> None:
-        """Raises: CodebookCollapse after too many poor epochs in a row."""
+        """Raises: CodebookCollapse after too many poor epochs in a row, as long as something can still change that."""
+        if not self.encoder_moves:
+            return
         self.poor_epochs = self.poor_epochs + 1 if usage.used < self.least_usage else 0
         if self.poor_epochs > self.patience:
             raise CodebookCollapse(

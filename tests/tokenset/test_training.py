@@ -171,6 +171,15 @@ def test_a_run_whose_codebook_stays_unused_fails_with_advice(monkeypatch):
             task.on_train_epoch_end()
 
 
+def test_a_codebook_that_no_longer_learns_does_not_end_the_run(monkeypatch):
+    task = tiny_task(least_usage=0.5, patience=0, train_encoder=False)
+    monkeypatch.setattr(task, "log_dict", lambda values: None)
+    task.uses[:3] = 1
+    for _ in range(3):
+        task.on_train_epoch_end()
+    assert task.poor_epochs == 0
+
+
 def test_a_checkpoint_keeps_the_moving_averages():
     task, again = tiny_task(), tiny_task()
     task.tokenizer.train()
