@@ -17,7 +17,7 @@ from torch.nn import functional
 from genmm.core.errors import ConfigError, GenmmError
 from genmm.losses.patches import PatchJudge, fooling_loss, judging_loss
 from genmm.metrics.image_features import load_features, perceptual_distance
-from genmm.quantizers.codebook import Usage
+from genmm.quantizers.codebook import Quantised, Usage
 from genmm.systems.tokenset.checkpoint import load_tokenizer, save_tokenizer
 from genmm.systems.tokenset.config import SetTokenizerConfig
 from genmm.systems.tokenset.tokenizer import SetTokenizer
@@ -47,6 +47,7 @@ class SetTokenizerTask(GenerativeModule):
         perceptual: str | None = None,
         perceptual_weight: float = 0.2,
         commitment: float = 0.25,
+        continuous_until: float = 0.15,
         adversarial_weight: float = 0.02,
         adversarial_from: float = 0.7,
         revive_every: int = 50,
@@ -72,6 +73,8 @@ class SetTokenizerTask(GenerativeModule):
             perceptual: Folder of picture features (a user's teacher, or ours); null leaves the term out.
             perceptual_weight: Weight of the distance of features.
             commitment: Weight of the distance between vectors and their codes.
+            continuous_until: Share of the run in which the decoder sees the vectors themselves. New queries say nearly
+                the same of every picture; quantised at once, they would never learn to say more.
             adversarial_weight: Weight of the patch judge.
             adversarial_from: Share of the run after which the judge joins and encoder and codes stay as they are; 1
                 never.
@@ -98,6 +101,7 @@ class SetTokenizerTask(GenerativeModule):
         self.features = load_features(perceptual) if perceptual else None
         self.judge = PatchJudge()
         self.token_dropout, self.train_encoder, self.adversarial_from = token_dropout, train_encoder, adversarial_from
+        self.continuous_until = continuous_until
         self.revival = (revive_every, revive_below, revive_until)
         self.least_usage, self.patience = least_usage, patience
         self.export_dtype, self.description = export_dtype, description
@@ -129,11 +133,7 @@ class SetTokenizerTask(GenerativeModule):
         self.tokenizer.quantize.train(stage == "train" and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             vectors = self.tokenizer.vectors(images, size)
-        if stage == "train" and not self.started:
-            self.tokenizer.quantize.start_from(vectors.detach())
-            self.started = True
-        found = self.tokenizer.quantize(vectors)
-        self.uses.index_add_(0, found.ids.flatten(), torch.ones(found.ids.numel(), device=self.uses.device))
+        found = self._quantised(vectors, stage)
         made = self.tokenizer.decode_codes(self._thinned(found.codes) if stage == "train" else found.codes)
         squared, absolute = functional.mse_loss(made, images), functional.l1_loss(made, images)
         terms = {"squared": squared, "absolute": absolute, "commitment": found.loss}
@@ -144,6 +144,24 @@ class SetTokenizerTask(GenerativeModule):
             loss = loss + three * terms["perceptual"]
         terms["psnr"] = -10.0 * torch.log10((made.clamp(-1, 1) - images).square().mean((1, 2, 3)) / 4.0 + 1e-10).mean()
         return {**terms, "loss": loss}, made, vectors
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the run is still in its part without quantisation."""
+        return not self.started and self._trainer is not None and self.done < self.continuous_until
+
+    def _quantised(self, vectors: Tensor, stage: Stage) -> Quantised:
+        """Codes of vectors [B, M, D] and their count in `uses`; the vectors on their sphere early in the run."""
+        book = self.tokenizer.quantize
+        if self.is_continuous:
+            unit = functional.normalize(vectors.float(), dim=-1)
+            return Quantised(unit, book.nearest(unit.detach()), torch.zeros((), device=unit.device))
+        if stage == "train" and not self.started:
+            book.start_from(vectors.detach())
+            self.started = True
+        found = book(vectors)
+        self.uses.index_add_(0, found.ids.flatten(), torch.ones(found.ids.numel(), device=self.uses.device))
+        return found
 
     def _size(self, batch_idx: int, stage: Stage) -> int:
         sizes = list(self.size_shares)
@@ -200,7 +218,13 @@ class SetTokenizerTask(GenerativeModule):
 
     def _revive(self, vectors: Tensor, terms: dict[str, Tensor]) -> None:
         every, below, until = self.revival
-        if self.encoder_moves and every and self.trainer.global_step % every == 0 and self.done < until:
+        if (
+            self.encoder_moves
+            and self.started
+            and every
+            and self.trainer.global_step % every == 0
+            and self.done < until
+        ):
             terms["revived"] = torch.tensor(float(self.tokenizer.quantize.revive(vectors, below)))
 
     # Codebook health -------------------------------------------------------------------------------------------
@@ -234,7 +258,7 @@ class SetTokenizerTask(GenerativeModule):
 
     def _judge_usage(self, usage: Usage) -> None:
         """Raises: CodebookCollapse after too many poor epochs in a row, as long as something can still change that."""
-        if not self.encoder_moves:
+        if self.is_continuous or not self.encoder_moves:
             return
         self.poor_epochs = self.poor_epochs + 1 if usage.used < self.least_usage else 0
         if self.poor_epochs > self.patience:

@@ -180,6 +180,23 @@ def test_a_codebook_that_no_longer_learns_does_not_end_the_run(monkeypatch):
     assert task.poor_epochs == 0
 
 
+def test_the_first_part_of_a_run_passes_vectors_through_and_keeps_the_codes(monkeypatch):
+    task = tiny_task(continuous_until=0.5)
+    share = {"done": 0.1}
+    monkeypatch.setattr(SetTokenizerTask, "done", property(lambda self: share["done"]))
+    task._trainer = object()
+    before = task.tokenizer.quantize.embedding.weight.clone()
+    images = torch.rand(8, 3, 16, 16)
+    assert float(task.losses({"image": images}, 0, "train")["commitment"]) == 0.0
+    assert torch.equal(task.tokenizer.quantize.embedding.weight, before) and not task.uses.any()
+    vectors = task.tokenizer.vectors(images)
+    assert torch.allclose(task._quantised(vectors, "train").codes, torch.nn.functional.normalize(vectors, dim=-1))
+    share["done"] = 0.5
+    assert float(task.losses({"image": images}, 0, "train")["commitment"]) > 0.0
+    assert task.started and task.uses.sum() == 8 * 4
+    assert not torch.equal(task.tokenizer.quantize.embedding.weight, before)
+
+
 def test_a_checkpoint_keeps_the_moving_averages():
     task, again = tiny_task(), tiny_task()
     task.tokenizer.train()
