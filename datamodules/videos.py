@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import GenerativeData
+from datamodules.image_sources import EMOJI_STYLES
 from datamodules.rendered_video import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Background, Mover, Scene, Shot
 from datamodules.rendered_video import render_scene as render
 from datamodules.sampler import Pick
@@ -189,12 +190,13 @@ class FramePairs(GenerativeData):
 
 
 def read_emoji(folder: Path, most: int) -> list[np.ndarray]:
-    """Pictures [64, 64, 3] uint8 spread over the collection; none where it is missing."""
+    """Pictures [64, 64, 3] uint8 spread over the freely licensed styles of the collection; none where it is missing."""
     archive, table = folder / "images.zip", folder / "metadata.tsv"
     if not most or not archive.is_file() or not table.is_file():
         return []
     with table.open(encoding="utf-8", newline="") as stream:
-        names = [row["file"] for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = [row["file"] for row in rows if row["style"] in EMOJI_STYLES]
     step = max(1, len(names) // most)
     with zipfile.ZipFile(archive) as box:
         return [np.asarray(read_image(io.BytesIO(box.read(name)).getvalue())) for name in names[::step][:most]]
