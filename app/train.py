@@ -125,7 +125,7 @@ def run_training(subcommand: str, argv: Sequence[str]) -> int:
 def _missing_files(subcommand: str, argv: Sequence[str]) -> str:
     """What is wrong with the files that are named, looked at before the imports that take seconds."""
     if subcommand in ("resume", "export") and not argv[0].startswith("-") and not os.path.exists(argv[0]):
-        return f"there is no {argv[0]}; name the folder of a run, runs/<system>/<name>"
+        return f"{argv[0]} holds no run: there is no such folder; name the folder of a run, runs/<system>/<name>"
     named = [after for word, after in zip(argv, argv[1:], strict=False) if word == "--config"]
     named += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
     for name in named:

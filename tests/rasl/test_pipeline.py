@@ -68,7 +68,7 @@ def test_checkpoints_that_do_not_fit_are_refused(pipeline, tmp_path):
     with pytest.raises(UsageError, match="no weights"):
         RaslPipeline.heuristic().save(tmp_path / "h")
     with pytest.raises(UsageError, match="no model"):
-        RaslPipeline.heuristic()._scorer("model")
+        RaslPipeline.heuristic()._scorer("model", 0.0)
 
 
 def test_events_and_their_end(pipeline, event_video):

@@ -21,7 +21,7 @@ def embedded():
 def test_it_is_small_and_described():
     info = find_model("vqtoken")
     assert info.system == "vqtoken" and not info.problem and info.size_bytes < 12 * 2**20
-    assert info.licence == "cc-by-4.0" and info.description
+    assert info.licence == "CC-BY-4.0" and info.description
     card = (FOLDER / "README.md").read_text()
     assert "## Training" in card and "## Measured" in card and "## Limits" in card
 
