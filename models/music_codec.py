@@ -163,7 +163,7 @@ class MusicCodecTask(_CodecTask):
         codec: sizes of the codec.
         total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
         mel_weight: weight of the spectral loss beside the adversarial ones.
-        lines_weight: weight of single lines within the spectral loss; more of it keeps chords in tune.
+        lines_weight: weight of single lines within the spectral loss; more of it makes pitch count more.
         feature_weight: weight of feature matching, relative to the adversarial loss.
         adversarial_from: share of the run after which the discriminators join; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
