@@ -17,7 +17,7 @@ from torch.nn import functional
 from genmm.core.errors import ConfigError, GenmmError
 from genmm.losses.patches import PatchJudge, fooling_loss, judging_loss
 from genmm.metrics.image_features import load_features, perceptual_distance
-from genmm.quantizers.codebook import Quantised, Usage
+from genmm.quantizers.codebook import Usage
 from genmm.systems.tokenset.checkpoint import load_tokenizer, save_tokenizer
 from genmm.systems.tokenset.config import SetTokenizerConfig
 from genmm.systems.tokenset.tokenizer import SetTokenizer
@@ -133,12 +133,12 @@ class SetTokenizerTask(GenerativeModule):
         self.tokenizer.quantize.train(stage == "train" and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             vectors = self.tokenizer.vectors(images, size)
-        found = self._quantised(vectors, stage)
-        made = self.tokenizer.decode_codes(self._thinned(found.codes) if stage == "train" else found.codes)
+        codes, commitment = self._quantised(vectors, stage)
+        made = self.tokenizer.decode_codes(self._thinned(codes) if stage == "train" else codes)
         squared, absolute = functional.mse_loss(made, images), functional.l1_loss(made, images)
-        terms = {"squared": squared, "absolute": absolute, "commitment": found.loss}
+        terms = {"squared": squared, "absolute": absolute, "commitment": commitment}
         one, two, three, four, _ = self.weights
-        loss = one * squared + two * absolute + (0.0 if frozen else four * found.loss)
+        loss = one * squared + two * absolute + (0.0 if frozen else four * commitment)
         if self.features is not None:
             terms["perceptual"] = perceptual_distance(self.features, made, images)
             loss = loss + three * terms["perceptual"]
@@ -150,18 +150,18 @@ class SetTokenizerTask(GenerativeModule):
         """Whether the run is still in its part without quantisation."""
         return not self.started and self._trainer is not None and self.done < self.continuous_until
 
-    def _quantised(self, vectors: Tensor, stage: Stage) -> Quantised:
-        """Codes of vectors [B, M, D] and their count in `uses`; the vectors on their sphere early in the run."""
+    def _quantised(self, vectors: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Codes [B, M, D] of vectors and their commitment, counted in `uses`; early in the run the unit vectors."""
         book = self.tokenizer.quantize
         if self.is_continuous:
             unit = functional.normalize(vectors.float(), dim=-1)
-            return Quantised(unit, book.nearest(unit.detach()), torch.zeros((), device=unit.device))
+            return unit, torch.zeros((), device=unit.device)
         if stage == "train" and not self.started:
             book.start_from(vectors.detach())
             self.started = True
         found = book(vectors)
         self.uses.index_add_(0, found.ids.flatten(), torch.ones(found.ids.numel(), device=self.uses.device))
-        return found
+        return found.codes, found.loss
 
     def _size(self, batch_idx: int, stage: Stage) -> int:
         sizes = list(self.size_shares)
