@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
-
-import torch
 
 from benchmarks.quantizers_instructions import instructions_section
 from benchmarks.quantizers_kmeans import kmeans_section
 from benchmarks.quantizers_search import gpu_section, residual_section, search_section, sums_section
-from benchmarks.tables import Report, Section
+from benchmarks.tables import Report, Section, measure_sections
 from genmm.core.devices import choose_device, describe_machine
-from genmm.core.errors import Cancelled, GenmmError
 
 DESCRIPTION = """\
 Measure nearest-code search against the bare matrix product, cdist + argmin,
@@ -45,14 +41,5 @@ def measure(args: argparse.Namespace) -> Report:
         "kmeans": ("k-means", lambda: kmeans_section(device, runs=runs, quick=quick)),
         "instructions": ("Instructions of the CPU paths", lambda: instructions_section(quick=quick)),
     }
-    for name in [name for name in SECTIONS if name in args.only]:
-        title, action = actions[name]
-        print(f"measuring: {title} ...", file=sys.stderr, flush=True)
-        try:
-            section = action()
-        except Cancelled:
-            raise
-        except (GenmmError, torch.OutOfMemoryError) as error:
-            section = Section(title, "", (), str(error))
-        report.sections.append(Section(title, section.method, section.rows, section.skipped))
+    report.sections.extend(measure_sections(actions, [name for name in SECTIONS if name in args.only]))
     return report

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from benchmarks.timing import Measured
+from genmm.core.errors import Cancelled, GenmmError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,3 +175,22 @@ def describe(machine: dict[str, Any]) -> str:
 def medians(rows: Sequence[Row]) -> dict[str, float]:
     """Our figure of each row by its name."""
     return {row.item: middle(row.ours) for row in rows}
+
+
+def measure_sections(actions: Mapping[str, tuple[str, Callable[[], Section]]], names: Iterable[str]) -> list[Section]:
+    """Measure the named sections one after another; one that cannot be measured says why in its place.
+
+    `actions` maps a name to the section's title and what measures it. Raises: Cancelled.
+    """
+    sections = []
+    for name in names:
+        title, action = actions[name]
+        print(f"measuring: {title}", file=sys.stderr, flush=True)
+        try:
+            section = action()
+        except Cancelled:
+            raise
+        except (GenmmError, torch.OutOfMemoryError) as error:
+            section = Section(title, "", (), str(error))
+        sections.append(Section(title, section.method, section.rows, section.skipped))
+    return sections

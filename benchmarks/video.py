@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.tables import Report, Row, Section
+from benchmarks.tables import Report, Row, Section, measure_sections
 from benchmarks.timing import alternate, time_once
 from genmm.core.devices import choose_device, describe_machine
-from genmm.core.errors import Cancelled, CheckpointError, GenmmError
+from genmm.core.errors import CheckpointError
 from genmm.metrics.video_tokens import prefill_flops
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.kmeans import assign, spherical_kmeans
@@ -54,16 +54,7 @@ def measure(args: argparse.Namespace) -> Report:
         "memory": ("Memory over the length of the video", lambda: memory_section(args.model, quick)),
         "bytes": ("Bytes of a video", lambda: bytes_section(args.model, device)),
     }
-    for name in args.only:
-        title, action = actions[name]
-        print(f"measuring: {title}", file=sys.stderr, flush=True)
-        try:
-            section = action()
-        except Cancelled:
-            raise
-        except (GenmmError, torch.OutOfMemoryError) as error:
-            section = Section(title, "", (), str(error))
-        report.sections.append(Section(title, section.method, section.rows, section.skipped))
+    report.sections.extend(measure_sections(actions, args.only))
     return report
 
 
