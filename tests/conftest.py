@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
+import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +111,76 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the shared media folder: set GENMM_DATA or put it at ../shared/data")
     return folder
+
+
+# ---------------------------------------------------------------- a real browser
+
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--mute-audio",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+BROWSER_LIMIT_S = 500.0
+"""A browser that is still busy with one test then is ended. Playwright waits for a stuck one without end, and a
+time limit that interrupts Playwright itself leaves it unable to close anything."""
+
+
+def _descendants(process: int) -> list[int]:
+    """Processes that a process started, and those that they started, from /proc."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(folder.name))
+    found, waiting = [], [process]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
+
+
+def _end_browsers() -> None:
+    """Kill every Chromium that this process has started; what waits for one then gets an error."""
+    for process in _descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if "chrom" in (Path("/proc") / str(process) / "comm").read_text():
+                os.kill(process, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, _end_browsers)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@pytest.fixture
+def browser() -> Iterator:
+    """A headless Chromium of the test's own; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("GENMM_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
+    with playwright.sync_playwright() as started:
+        with _no_longer_than(BROWSER_LIMIT_S):
+            browser = started.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
+            yield browser
+        with _no_longer_than(30.0), contextlib.suppress(playwright.Error):
+            browser.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

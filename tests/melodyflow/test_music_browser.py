@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-
 import pytest
 from tiny_music import chirp
 
@@ -14,19 +10,6 @@ from genmm.media.audio import read_audio, write_audio
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
-ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
-    program = os.environ.get("GENMM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def test_make_edit_and_patch(browser, page, tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ from genmm.media.video import probe
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
-ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +26,6 @@ def video(tmp_path_factory) -> Path:
     )
     frames, samples, _ = render_scene(scene, fps=5, side=(96, 128))
     return write_video(tmp_path_factory.mktemp("video") / "game.mp4", frames, 5.0, audio=(samples, 16_000))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
-    program = os.environ.get("GENMM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):

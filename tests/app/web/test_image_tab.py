@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from genmm.systems.tokenset.tokenizer import SetTokenizer
 
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
-ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
 SIDE = 16
 
 
@@ -227,35 +224,28 @@ def test_programs_get_plain_messages(client, upload):
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_tab_in_a_browser(image_page, upload, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
-    program = os.environ.get("GENMM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        tab = browser.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True).new_page()
-        tab.set_default_timeout(PATIENCE_MS)
-        broken: list[str] = []
-        tab.on("pageerror", lambda error: broken.append(str(error)))
-        tab.goto(image_page)
-        tab.get_by_role("tab", name="Image", exact=True).click()
-        tab.fill("#image-text textarea, #image-text input", "red heart")
-        tab.get_by_role("button", name="Draw", exact=True).click()
-        tab.wait_for_selector("#image-gallery img")
-        tab.wait_for_selector(".gm-note-done:visible")
-        assert tab.locator("#image-gallery img").count() >= 4
-        with tab.expect_download() as download:
-            name = "Download picture"
-            tab.get_by_role("button", name=name).or_(tab.get_by_role("link", name=name)).first.click()
-        download.value.save_as(tmp_path / "drawn.png")
-        assert Image.open(tmp_path / "drawn.png").size == (SIDE, SIDE)
+def test_the_tab_in_a_browser(browser, image_page, upload, tmp_path):
+    tab = browser.new_context(viewport={"width": 1280, "height": 1400}, accept_downloads=True).new_page()
+    tab.set_default_timeout(PATIENCE_MS)
+    broken: list[str] = []
+    tab.on("pageerror", lambda error: broken.append(str(error)))
+    tab.goto(image_page)
+    tab.get_by_role("tab", name="Image", exact=True).click()
+    tab.fill("#image-text textarea, #image-text input", "red heart")
+    tab.get_by_role("button", name="Draw", exact=True).click()
+    tab.wait_for_selector("#image-gallery img")
+    tab.wait_for_selector(".gm-note-done:visible")
+    assert tab.locator("#image-gallery img").count() >= 4
+    with tab.expect_download() as download:
+        name = "Download picture"
+        tab.get_by_role("button", name=name).or_(tab.get_by_role("link", name=name)).first.click()
+    download.value.save_as(tmp_path / "drawn.png")
+    assert Image.open(tmp_path / "drawn.png").size == (SIDE, SIDE)
 
-        tab.get_by_role("button", name="Change this one").click()  # opens the part of the form that changes pictures
-        tab.wait_for_selector("#image-canvas canvas")
-        tab.get_by_label("What to do").click()
-        tab.get_by_role("option", name="Show where it spends its tokens").click()
-        tab.locator("#image-apply").click()
-        tab.wait_for_selector(".gm-table:visible")
-        assert not broken
-        browser.close()
+    tab.get_by_role("button", name="Change this one").click()  # opens the part of the form that changes pictures
+    tab.wait_for_selector("#image-canvas canvas")
+    tab.get_by_label("What to do").click()
+    tab.get_by_role("option", name="Show where it spends its tokens").click()
+    tab.locator("#image-apply").click()
+    tab.wait_for_selector(".gm-table:visible")
+    assert not broken

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from genmm.nn.vit import VisionConfig
 from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
 from genmm.systems.vqtoken.reduced import ReducedVideo
-
-ARGUMENTS = ["--no-sandbox", "--mute-audio", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +102,6 @@ def test_the_curve_is_a_drawing_of_the_numbers():
 
 
 # ---------------------------------------------------------------- browser
-
-
-def chromium() -> str | None:
-    named = os.environ.get("GENMM_CHROMIUM", "")
-    return named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
-    program = chromium()
-    if program is None:
-        pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser
