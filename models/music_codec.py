@@ -6,6 +6,8 @@ Letters: B batch, S samples, T latent frames, D latent channels.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ from genmm.losses.adversarial import (
 )
 from genmm.losses.balancer import LossBalancer
 from genmm.losses.spectral import MultiScaleLogMelLoss
+from genmm.nn.tones import LogSemitones, semitone_hz
 from genmm.systems.melodyflow.config import SeanetConfig
 from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
 from genmm.systems.melodyflow.vae import SeanetCodec
 from models.base import BadStepPolicy, GenerativeModule, Stage
-from models.optim import OptimConfig
+from models.optim import OptimConfig, build_optimizer
 
 
 def stereo_views(waveform: Tensor) -> Tensor:
@@ -38,13 +41,17 @@ class StereoSpectralLoss(nn.Module):
     """Log-mel distance of left, right, middle and side, and of single lines below 4 kHz, where pitch is decided.
 
     Mel bands blur a semitone; single lines of long windows show whether a partial is where it should be and whether it
-    stays in phase from frame to frame.
+    stays in phase from frame to frame. `pitch_weight` adds the distance of semitone bands.
     """
 
     LINES_WINDOWS, LINES_HZ = (4096, 8192), 4000.0
+    PITCH_WINDOW = 8192
 
-    def __init__(self, sample_rate: int, lines_weight: float = 0.3) -> None:
+    def __init__(self, sample_rate: int, lines_weight: float = 0.3, pitch_weight: float = 0.0) -> None:
         super().__init__()
+        self.pitch_weight = pitch_weight
+        count = int(12 * math.log2(0.45 * sample_rate / float(semitone_hz(1)[0]))) + 1
+        self.pitch = LogSemitones(sample_rate, self.PITCH_WINDOW, self.PITCH_WINDOW // 4, min(96, count))
         self.mel = MultiScaleLogMelLoss(sample_rate, (512, 1024, 2048, 4096), (40, 64, 96, 128))
         self.lines_weight = lines_weight
         self.lines_share = self.LINES_HZ / sample_rate
@@ -63,6 +70,8 @@ class StereoSpectralLoss(nn.Module):
             scales, views = scales[turn % 2 :: 2], slice(0, 2) if turn // 2 % 2 else slice(2, 4)
         pairs = output[:, views].flatten(0, 1), target[:, views].flatten(0, 1)
         loss = torch.stack([(scale(pairs[0]) - scale(pairs[1])).abs().mean() for scale in scales]).mean()
+        if self.pitch_weight and pairs[0].shape[-1] >= self.PITCH_WINDOW:
+            loss = loss + self.pitch_weight * (self.pitch(pairs[0]) - self.pitch(pairs[1])).abs().mean()
         if self.lines_weight == 0.0:
             return loss
         windows = self.LINES_WINDOWS if turn is None else self.LINES_WINDOWS[turn % 2 : turn % 2 + 1]
@@ -102,12 +111,12 @@ class _CodecTask(GenerativeModule):
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW for the codec and one for the discriminators; the rate follows a cosine that `_set_rate` applies."""
-        config = self.optim_config
-        return [
-            torch.optim.AdamW(part.parameters(), lr=config.learning_rate, betas=(0.8, 0.99), weight_decay=0.01)
-            for part in (self.codec, self.discriminator)
-        ]
+        """One for the codec and AdamW for the discriminators; the rate follows a cosine that `_set_rate` applies."""
+        config = replace(self.optim_config, betas=(0.8, 0.99))
+        judging = replace(config, muon_rate=None)
+        made = [build_optimizer(self.codec, config), build_optimizer(self.discriminator, judging)]
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in made]
+        return made
 
     def ema_parameters(self) -> Any:
         """The codec alone is averaged."""
@@ -118,9 +127,9 @@ class _CodecTask(GenerativeModule):
         warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
         progress = min(1.0, step / self.total_steps)
         fall = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * progress)))
-        for optimizer in self.optimizers():
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * warm * fall
+        for optimizer, peaks in zip(self.optimizers(), self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * warm * fall
 
     def _judged(self, output: Tensor, target: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """Train one discriminator on both channels and give back what it says about the codec's output.
@@ -164,6 +173,7 @@ class MusicCodecTask(_CodecTask):
         total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
         mel_weight: weight of the spectral loss beside the adversarial ones.
         lines_weight: weight of single lines within the spectral loss; more of it makes pitch count more.
+        pitch_weight: weight of semitone bands within the spectral loss.
         feature_weight: weight of feature matching, relative to the adversarial loss.
         adversarial_from: share of the run after which the discriminators join; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
@@ -180,6 +190,7 @@ class MusicCodecTask(_CodecTask):
         total_steps: int = 6000,
         mel_weight: float = 15.0,
         lines_weight: float = 1.0,
+        pitch_weight: float = 0.0,
         feature_weight: float = 2.0,
         adversarial_from: float = 1.0,
         latent_noise: float = 0.4,
@@ -193,7 +204,7 @@ class MusicCodecTask(_CodecTask):
             SpectralCodec(codec) if start_from is None else SpectralCodec.from_folder(start_from).requires_grad_(True)
         )
         super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
-        self.spectral.lines_weight = lines_weight
+        self.spectral.lines_weight, self.spectral.pitch_weight = lines_weight, pitch_weight
         self.codec = made.train()
         self.mel_weight, self.feature_weight = mel_weight, feature_weight
         self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype

@@ -22,7 +22,8 @@ def tiny_codec() -> SpectralCodec:
     """8 kHz stereo, 12.5 latents a second, 8 channels."""
     sizes = SpectralCodecConfig(
         sample_rate=8000, spectral_hop=80, analysis_window=512, onset_window=256, synthesis_window=320, channels=8,
-        mel_bands=16, onset_bands=8, width=16, latent_width=16, encoder_depth=1, latent_depth=1, decoder_depth=1,
+        mel_bands=16, onset_bands=8, semitones=60, pitch_window=1024, width=16, latent_width=16, encoder_depth=1,
+        latent_depth=1, decoder_depth=1,
     )  # fmt: skip
     return SpectralCodec(sizes).eval().requires_grad_(False)
 

@@ -53,8 +53,8 @@ class MusicCodec(Protocol):
     def encode(self, waveform: Tensor) -> Posterior:
         """The posterior of a waveform; T = ceil(S / hop)."""
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Waveform [B, C, T * hop] float32, not clipped."""
+    def decode(self, latents: Tensor, *, cycle: int | None = None) -> Tensor:
+        """Waveform [B, C, T * hop] float32, not clipped. `cycle`: latent frames after which it is to repeat."""
 
     def save(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint folder."""

@@ -1,4 +1,7 @@
-"""A stereo codec that a CPU can train: log-mel in, inverse short-time Fourier transform out, 12.5 latents a second.
+"""A stereo codec that a CPU can train: log spectra in, oscillators and an inverse Fourier transform out, 12.5 Hz.
+
+In: mel bands, semitone bands (pitch) and a short window (onsets). Out: one oscillator for each semitone holds pitch, an
+inverse short-time Fourier transform adds all else.
 
 The released codec works on samples and takes GPUs; this one is ours and exists so that the embedded model can be
 trained on two cores. It meets the flow model through the same posterior and latent statistics.
@@ -20,9 +23,14 @@ from torch.nn import functional
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.nn.spectral import LogMel, OverlapAddSynthesis
+from genmm.nn.tones import LogSemitones, ToneBank, semitone_hz
 from genmm.systems.melodyflow.config import known_fields
 from genmm.systems.melodyflow.latents import Posterior
 
+QUIET = -7.0
+"""Log-amplitude with which oscillators start."""
+PITCH_OFFSET = 2.0
+"""Brings semitone bands to about the range of mel bands, whose magnitudes are sums."""
 PIECE_FRAMES = 250
 """Latent frames (20 s) that are encoded or decoded at a time."""
 
@@ -47,6 +55,10 @@ class SpectralCodecConfig:
     """FFT size of a second, coarser input that sees when notes begin."""
     onset_bands: int = 32
     """Bands of the second input."""
+    semitones: int = 0
+    """Semitones from C1 upwards with a band of their own in the input and an oscillator in the output; 0 for none."""
+    pitch_window: int = 8192
+    """FFT size of the semitone bands, in samples."""
     synthesis_window: int = 1920
     """FFT size of the output, in samples; a multiple of `spectral_hop`."""
     width: int = 192
@@ -65,8 +77,13 @@ class SpectralCodecConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name != "deviation" and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"codec.{entry.name} must be a whole number of at least 1, got {value!r}")
+            least = 0 if entry.name == "semitones" else 1
+            if entry.name != "deviation" and (not isinstance(value, int) or value < least):
+                raise ConfigError(f"codec.{entry.name} must be a whole number of at least {least}, got {value!r}")
+        if self.semitones and float(semitone_hz(self.semitones)[-1]) >= self.sample_rate / 2:
+            raise ConfigError(
+                f"codec.semitones = {self.semitones} from C1 upwards do not fit below half of {self.sample_rate} Hz"
+            )
         if self.synthesis_window % self.spectral_hop:
             raise ConfigError(
                 f"codec.synthesis_window must be a multiple of spectral_hop, "
@@ -145,7 +162,10 @@ class SpectralEncoder(nn.Module):
                 (config.onset_window, config.onset_bands),
             )
         )
-        self.enter = nn.Linear(3 * config.mel_bands + config.onset_bands, config.width)
+        self.pitch = None
+        if config.semitones:
+            self.pitch = LogSemitones(rate, config.pitch_window, hop, config.semitones, config.synthesis_window // 2)
+        self.enter = nn.Linear(3 * (config.mel_bands + config.semitones) + config.onset_bands, config.width)
         self.fine = blocks(config.width, config.encoder_depth)
         self.down = nn.Linear(config.width * config.frames_per_latent, config.latent_width)
         self.coarse = blocks(config.latent_width, config.latent_depth)
@@ -156,19 +176,26 @@ class SpectralEncoder(nn.Module):
     def halo(self) -> int:
         """Latent frames to each side that one latent frame can depend on."""
         half = CentredBlock.KERNEL // 2
-        fine = half * len(self.fine) + max(mel.n_fft // mel.hop + 1 for mel in self.mels)
+        spectra = [*self.mels, *([] if self.pitch is None else [self.pitch])]
+        fine = half * len(self.fine) + max(spectrum.n_fft // spectrum.hop + 1 for spectrum in spectra)
         return half * len(self.coarse) + -(-fine // self.frames_per_latent)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Raw latents."""
         middle = waveform.mean(1, keepdim=True)
         signals = torch.cat((waveform, middle), 1)
-        mel = self.mels[0](signals.flatten(0, 1)).unflatten(0, signals.shape[:2])  # [B, 3, J, M]
-        onset = self.mels[1](middle[:, 0])  # [B, J, M']
-        features = torch.cat((mel.transpose(1, 2).flatten(2), onset), -1) / 4.0 + 1.0
+        parts = [self._bands(self.mels[0], signals), self.mels[1](middle[:, 0])]
+        if self.pitch is not None:
+            parts.append(self._bands(self.pitch, signals) + PITCH_OFFSET)
+        features = torch.cat(parts, -1) / 4.0 + 1.0
         frames = self.fine(self.enter(features))
         frames = frames.unflatten(1, (-1, self.frames_per_latent)).flatten(2)  # [B, J, W] -> [B, T, 8 W]
         return self.leave(self.norm(self.coarse(self.down(frames))))
+
+    @staticmethod
+    def _bands(spectrum: nn.Module, signals: Tensor) -> Tensor:
+        """Log bands of several signals [B, C, S] side by side, [B, J, C * bands]."""
+        return spectrum(signals.flatten(0, 1)).unflatten(0, signals.shape[:2]).transpose(1, 2).flatten(2)
 
 
 class SpectralDecoder(nn.Module):
@@ -184,6 +211,11 @@ class SpectralDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.bins = config.synthesis_window // 2 + 1
         self.leave = nn.Linear(config.width, 4 * self.bins)  # log-magnitude and phase of two channels
+        self.tones = None
+        if config.semitones:
+            self.loudness = nn.Linear(config.width, 2 * config.semitones)  # log-amplitude in two channels
+            nn.init.constant_(self.loudness.bias, QUIET)
+            self.tones = ToneBank(config.sample_rate, config.spectral_hop, config.semitones)
         self.synthesis = OverlapAddSynthesis(config.synthesis_window, config.spectral_hop)
 
     @property
@@ -193,14 +225,22 @@ class SpectralDecoder(nn.Module):
         fine = half * len(self.fine) + self.synthesis.window_samples // self.synthesis.hop
         return half * len(self.coarse) + -(-fine // self.frames_per_latent)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Waveforms in float32."""
+    def forward(self, latents: Tensor, first: int = 0, cycle: int | None = None) -> Tensor:
+        """Waveforms in float32. `first` counts the latents before the given ones; oscillators run on from there, and
+        come back to where they were after `cycle` latents.
+        """
         frames = self.up(self.coarse(self.enter(latents))).unflatten(2, (self.frames_per_latent, -1)).flatten(1, 2)
         frames = self.norm(self.fine(frames).float())
         log_magnitude, phase = self.leave(frames).float().unflatten(2, (2, 2, self.bins)).unbind(2)
         spectrum = torch.polar(log_magnitude.clamp_max(7.0).exp(), phase)  # [B, J, 2, F]
         spectrum = spectrum.transpose(1, 2).flatten(0, 1)
-        return self.synthesis(spectrum).unflatten(0, (latents.shape[0], 2))
+        waveform = self.synthesis(spectrum)
+        if self.tones is not None:
+            loudness = self.loudness(frames).float().clamp_max(1.0).exp().unflatten(2, (2, -1))  # [B, J, 2, N]
+            rate = self.frames_per_latent
+            cycle = None if cycle is None else cycle * rate
+            waveform = waveform + self.tones(loudness.transpose(1, 2).flatten(0, 1), first * rate, cycle)
+        return waveform.unflatten(0, (latents.shape[0], 2))
 
 
 class SpectralCodec(nn.Module):
@@ -238,15 +278,18 @@ class SpectralCodec(nn.Module):
         return Posterior(mean, torch.full_like(mean, self.config.deviation))
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, piece_frames: int = PIECE_FRAMES) -> Tensor:
-        """Waveform [B, 2, T * hop] float32 of latents [B, D, T], in pieces with a halo. Raises: ShapeError."""
+    def decode(self, latents: Tensor, piece_frames: int = PIECE_FRAMES, *, cycle: int | None = None) -> Tensor:
+        """Waveform [B, 2, T * hop] float32 of latents [B, D, T], in pieces with a halo. Raises: ShapeError.
+
+        `cycle`: latent frames after which the sound is to repeat, for loops.
+        """
         if latents.ndim != 3 or latents.shape[1] != self.channels or latents.shape[2] < 1:
             raise ShapeError(f"decode needs latents [B, {self.channels}, T], got {tuple(latents.shape)}")
         steps, frames, pieces = latents.float().transpose(1, 2), latents.shape[2], []
         for start in range(0, frames, piece_frames):
             end = min(frames, start + piece_frames)
             low, high = max(0, start - self.decoder.halo), min(frames, end + self.decoder.halo)
-            samples = self.decoder(steps[:, low:high])
+            samples = self.decoder(steps[:, low:high], low, cycle)
             pieces.append(samples[..., (start - low) * self.hop_samples : (end - low) * self.hop_samples])
         return torch.cat(pieces, -1)
 

@@ -262,7 +262,7 @@ class Studio:
             around = min(frames, self.window_frames) if is_circular else 0
             if around:  # hear the end before the start and the start after the end, then cut both off
                 row = torch.cat((row[:, -around:], row, row[:, :around]), -1)
-            samples = self.codec.decode(row[None])[0]
+            samples = self.codec.decode(row[None], cycle=frames if around else None)[0]
             samples = samples[:, around * self.codec.hop_samples :][:, : frames * self.codec.hop_samples]
             sounds.append(samples.float().cpu())
         self.timings["decoding_s"] = self.timings.get("decoding_s", 0.0) + time.perf_counter() - started

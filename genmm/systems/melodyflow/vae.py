@@ -71,8 +71,10 @@ class SeanetCodec(nn.Module):
         """The posterior of a waveform [B, C, S]. Raises: ShapeError for another shape."""
         return Posterior.from_encoder(self.encoder_output(waveform.float()))
 
-    def decode(self, latents: Tensor, piece_frames: int = PIECE_FRAMES) -> Tensor:
+    def decode(self, latents: Tensor, piece_frames: int = PIECE_FRAMES, *, cycle: int | None = None) -> Tensor:
         """Waveform [B, C, T * hop] of latents [B, D, T]; memory does not grow with T beyond input and output.
+
+        `cycle` changes nothing: equal latents sound equal here, wherever they stand.
 
         Raises: ShapeError for another shape.
         """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genmm.core.errors import ShapeError, UsageError
 from genmm.quantizers.codebook import Quantised, SphereCodebook
@@ -20,6 +21,32 @@ from genmm.systems.tokenset.pixels import build_pixel_decoder
 
 START_STD = 0.02
 """Standard deviation of new embeddings; the original scales by width^-0.5, about the same."""
+PLACE_SIZE = 0.5
+"""Size of the waves with which places start, where they start as waves."""
+
+
+def place_waves(places: Tensor, width: int) -> Tensor:
+    """Sines and cosines of places [N, 2] in [0, 1], as far as they fit: [N, W]."""
+    octaves = width // 4
+    angles = places[:, :, None] * torch.pi * 2.0 ** torch.linspace(0.0, 3.0, octaves)  # [N, 2, W/4]
+    waves = torch.cat((angles.sin(), angles.cos()), -1).flatten(1)
+    return functional.pad(waves, (0, width - waves.shape[1]))
+
+
+def grid_places(side: int) -> Tensor:
+    """Middles of the cells of a square grid, [side^2, 2] in [0, 1]."""
+    line = (torch.arange(side) + 0.5) / side
+    return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1)
+
+
+def spread_places(count: int) -> Tensor:
+    """Places of which every first part covers the square evenly, [N, 2] in [0, 1].
+
+    Source: the additive recurrence R2 (extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences).
+    """
+    plastic = 1.32471795724474602596
+    steps = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
+    return ((0.5 + steps / torch.tensor([plastic, plastic**2], dtype=torch.float64)) % 1.0).float()
 
 
 class SetEncoder(nn.Module):
@@ -101,6 +128,21 @@ class SetTokenizer(nn.Module):
         self.quantize = SphereCodebook(config.codes, config.code_width)
         self.decoder = SetDecoder(config)
         self.pixel_decoder = build_pixel_decoder(config)
+        if not config.legacy_mixing:
+            self._start_from_places()
+
+    @torch.no_grad()
+    def _start_from_places(self) -> None:
+        """Patches and queries start as waves of where they are, so that a query finds its surroundings at once.
+
+        Ours. From plain noise, training spends most of its time on finding out where things are.
+        """
+        width = self.config.width
+        cells = PLACE_SIZE * place_waves(grid_places(self.config.grid), width)
+        self.encoder.positional_embedding[1:] = cells
+        self.decoder.positional_embedding[1:] = cells
+        own = 5.0 * START_STD * torch.randn(self.config.tokens, width)
+        self.latent_tokens.copy_(PLACE_SIZE * place_waves(spread_places(self.config.tokens), width) + own)
 
     def vectors(self, images: Tensor, size: int | None = None) -> Tensor:
         """What the encoder says before quantisation: [B, M, D] with M = `size`, else all queries.

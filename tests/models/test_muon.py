@@ -1,0 +1,96 @@
+"""Muon beside AdamW: which weights it moves, one state for both, exact resume, and that it learns."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from genmm.core.errors import ConfigError
+from models.optim import MuonAdamW, OptimConfig, build_optimizer, build_schedule
+
+BOTH = OptimConfig(learning_rate=1e-2, muon_rate=2e-2, weight_decay=0.1, schedule="constant")
+
+
+def small() -> nn.Module:
+    torch.manual_seed(3)
+    layers = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6))
+    return nn.ModuleDict({"enter": nn.Linear(4, 6), "layers": layers, "leave": nn.Linear(6, 2)})
+
+
+def said(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return module["leave"](module["layers"](module["enter"](x)))
+
+
+def one_step(module: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(16, 4, generator=generator)
+    loss = (said(module, x) - torch.stack((x.prod(1), x.sum(1)), 1)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss)
+
+
+def test_muon_gets_the_matrices_of_numbered_layers_and_nothing_else():
+    module = small()
+    optimizer = build_optimizer(module, BOTH)
+    assert isinstance(optimizer, MuonAdamW)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    muon = {names[id(p)] for group in optimizer.param_groups if group["is_muon"] for p in group["params"]}
+    assert muon == {"layers.0.weight", "layers.2.weight"}
+    assert sorted(names[id(p)] for group in optimizer.param_groups for p in group["params"]) == sorted(names.values())
+    assert {group["lr"] for group in optimizer.param_groups if group["is_muon"]} == {2e-2}
+
+
+def test_without_a_rate_all_is_adamw():
+    assert type(build_optimizer(small(), OptimConfig())) is torch.optim.AdamW
+    with pytest.raises(ConfigError, match="muon_rate must be above 0"):
+        OptimConfig(muon_rate=0.0)
+
+
+def test_a_module_without_numbered_layers_needs_no_muon():
+    assert type(build_optimizer(nn.Linear(3, 3), BOTH)) is torch.optim.AdamW
+
+
+def test_both_parts_step_and_both_rates_follow_the_schedule():
+    module = small()
+    before = copy.deepcopy(module.state_dict())
+    optimizer = build_optimizer(module, BOTH)
+    schedule = build_schedule(optimizer, OptimConfig(warmup_steps=4, schedule="constant"), 10)
+    rates = sorted(group["lr"] for group in optimizer.param_groups)
+    assert rates == pytest.approx([2.5e-3, 2.5e-3, 5e-3])
+    one_step(module, optimizer, 0)
+    schedule.step()
+    assert all(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_saved_state_goes_on_bit_for_bit():
+    module = small()
+    optimizer = build_optimizer(module, BOTH)
+    for seed in range(3):
+        one_step(module, optimizer, seed)
+    kept = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    straight = [one_step(module, optimizer, seed) for seed in range(3, 6)]
+    other = small()
+    resumed = build_optimizer(other, BOTH)
+    other.load_state_dict(kept[0])
+    resumed.load_state_dict(kept[1])
+    assert [one_step(other, resumed, seed) for seed in range(3, 6)] == straight
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
+
+
+def test_weights_without_a_gradient_stay():
+    module = small()
+    before = copy.deepcopy(module.state_dict())
+    build_optimizer(module, BOTH).step()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_it_learns():
+    module = small()
+    optimizer = build_optimizer(module, BOTH)
+    losses = [one_step(module, optimizer, seed) for seed in range(150)]
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
