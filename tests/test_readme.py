@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from code_blocks import code_blocks, run_python
 
 import genmm
 from app.cli import PASS_THROUGH, build_parser
@@ -23,14 +24,9 @@ PICTURE_BYTES = 200_000
 """Largest picture of a page."""
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced code blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
 def lines(page: Path) -> Iterator[str]:
     """The command lines of the shell blocks, continued lines joined."""
-    for block in blocks(page, "sh"):
+    for block in code_blocks(page, "sh"):
         yield from (line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip())
 
 
@@ -114,7 +110,7 @@ def test_every_make_target_exists(page):
             assert set(wanted) <= set(targets)
 
 
-@pytest.mark.parametrize(("page", "code"), named(PAGES, lambda page: blocks(page, "python")))
+@pytest.mark.parametrize(("page", "code"), named(PAGES, lambda page: code_blocks(page, "python")))
 def test_every_python_block_names_what_exists(page, code):
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -135,9 +131,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     time_s = np.arange(32_000) / 16_000
     voice = np.sin(2 * np.pi * 150 * time_s) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time_s))
     write_audio(tmp_path / "me.wav", 0.3 * voice.astype(np.float32), 16_000)
-    known: dict = {}
-    for code in blocks(ROOT / "README.md", "python"):
-        exec(compile(code, "README.md", "exec"), known)  # noqa: S102 - our own page, run on purpose
+    known = run_python(ROOT / "README.md")
     assert min((tmp_path / name).stat().st_size for name in ("out.wav", "mine.wav")) > 1000
     assert (tmp_path / "out.json").is_file()
     assert known["score"].shape == (5,)

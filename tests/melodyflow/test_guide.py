@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
 import pytest
+from code_blocks import run_python
 
 import genmm
 from app.cli import build_parser
@@ -21,9 +21,7 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "methods" / "melodyflow.m
 def test_the_python_of_the_guide_runs(pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(genmm, "load", lambda name: pipeline)
-    known: dict = {}
-    for code in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL):
-        exec(compile(code, "melodyflow.md", "exec"), known)  # noqa: S102 - our own page, run on purpose
+    known = run_python(GUIDE)
     assert len(known["both"].samples) == 2 and known["ring"].seconds[0] == pytest.approx(4.0, abs=0.1)
     assert known["longer"].seconds[0] == pytest.approx(6.0) and known["long"].shape == (1, 8, 500)
 

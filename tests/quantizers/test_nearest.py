@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from code_blocks import code_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,8 +140,7 @@ def test_what_is_not_there_is_refused(named, said):
 
 
 def test_the_examples_of_the_guide_run():
-    page = (Path(__file__).parents[2] / "docs" / "quantizers.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    blocks = code_blocks(Path(__file__).parents[2] / "docs" / "quantizers.md", "python")
     assert len(blocks) >= 4
     for block in blocks:
         exec(compile(block, "docs/quantizers.md", "exec"), {})  # noqa: S102 - our own page, run on purpose
