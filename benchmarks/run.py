@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from genmm.core.suggest import did_you_mean
+
 MEASUREMENTS = {
     "video": "clustering against the published code, video speed, memory over the length, bytes",
     "video_answers": "questions answered from the tokens of every reducer",
@@ -33,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not argv or argv[0].startswith("-"):
         argv.insert(0, ALL)
-    chooser = argparse.ArgumentParser(prog="genmm bench", add_help=False, allow_abbrev=False)
-    chooser.add_argument("name", choices=[*sorted(MEASUREMENTS), ALL])
-    name = chooser.parse_args(argv[:1]).name
+    name = _known(argv[0])
     module = import_module("benchmarks.everything" if name == ALL else f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
         prog=f"genmm bench {name}",
@@ -50,6 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv[1:])
     _check(parser, args)
     return _measure(module, name, args)
+
+
+def _known(name: str) -> str:
+    """The name of a measurement as it was given; an unknown one ends with exit code 2, a guess, and all names."""
+    names = [*MEASUREMENTS, ALL]
+    if name not in names:
+        parser = argparse.ArgumentParser(prog="genmm bench", usage="genmm bench [NAME] [options]")
+        guess = did_you_mean(name, names)
+        parser.error(f"there is no measurement {name!r}{guess or '.'} There are {', '.join(names)}")
+    return name
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -50,6 +50,14 @@ def test_wrong_usage_ends_with_two(line, capsys):
     assert stop.value.code == 2 and capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "guess"), [("vidoe", "; did you mean video?"), ("xyzzy", "")])
+def test_an_unknown_measurement_gets_a_guess_and_the_names(name, guess, capsys):
+    assert genmm(["bench", name, "--quick"]) == 2
+    said = capsys.readouterr().err
+    assert f"there is no measurement {name!r}{guess or '.'} There are " in said
+    assert all(known in said.partition("There are ")[2] for known in [*MEASUREMENTS, "all"])
+
+
 def test_every_measurement_explains_itself(capsys):
     for name in MEASUREMENTS:
         with pytest.raises(SystemExit) as stop:
