@@ -29,7 +29,7 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=f".wav, .flac, .mp3 or .ogg; several takes get numbers. Default: {default}",
+        help=f".wav, .flac, .mp3 or .ogg; several results get numbers. Default: {default}",
     )
 
 
@@ -160,16 +160,21 @@ def finish(result: MusicResult, output: Path) -> int:
             print(path)
     total = result.timings.get("total_s", 0.0)
     speed = f", {sum(result.seconds) / total:.1f} times real time" if total else ""
-    several = len(result.seeds) > 1
-    for take, (seconds, seed, sentence) in enumerate(
-        zip(result.seconds, result.seeds, result.understood, strict=True), start=1
-    ):
-        note(f"{f'take {take}: ' if several else ''}{sentence}")
-        note(f"{f'take {take}: ' if several else ''}{seconds:.2f} s of music, seed {seed}")
+    for take, (seconds, seed, sentence) in enumerate(zip(result.seconds, result.seeds, result.understood, strict=True)):
+        name = _name_of(result, take)
+        note(f"{name}{sentence}")
+        note(f"{name}{seconds:.2f} s of music, seed {seed}")
     note(f"made by {result.model['name']} in {total:.2f} s, {result.network_calls} network calls{speed}")
     for text in result.notes:
         note(text)
     return 0
+
+
+def _name_of(result: MusicResult, take: int) -> str:
+    """What a line about a take starts with, nothing when there is one alone."""
+    if result.is_many_edits:
+        return f"edit {take + 1} ({' '.join(result.texts[take].split())[:60]}): "
+    return f"take {take + 1}: " if len(result.seeds) > 1 else ""
 
 
 def note(text: str) -> None:

@@ -8,16 +8,19 @@ from app import music_work as work
 from genmm.core.errors import UsageError
 
 DESCRIPTION = """\
-Bring a recording closer to a description while it stays recognisable; or, with
---region, make only a part of it anew and keep every other sample as it is."""
+Bring a recording closer to a description, or to each of several, while it stays
+recognisable; or, with --region, make only a part of it anew and keep every other
+sample as it is."""
 EPILOG = """\
 examples:
   genmm edit in.flac "same tune on guitar" --strength 0.8 -o out.flac
-  genmm edit in.flac "organ" --then "choir"                      two edits from one inversion
+  genmm edit in.flac "organ" --then "choir" --then "calm guitar" three edits: edited_1_organ.flac ...
   genmm edit in.flac "guitar" --source-text "piano" --method plain
   genmm edit in.flac "piano" --region 3.5:6 -o patched.flac      only from 3.5 to 6 seconds
 
-strength: 0 gives the recording back, 1 follows the text most; 0.75 to 1 are usual."""
+strength: 0 gives the recording back, 1 follows the text most; 0.75 to 1 are usual.
+several descriptions: the inversion, which is most of the work, is made once for all
+of them; each edit becomes a file of its own, with the recipe that makes it alone."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -35,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="another edit of the same recording; may be repeated",
+        help="another edit of the same recording, from the same inversion; may be repeated, 8 edits at most",
     )
     parser.add_argument(
         "--region",
@@ -53,12 +56,15 @@ def run(args: argparse.Namespace) -> int:
     regions = [_region(text) for text in args.region]
     recipe = work.recipe_of(args, "inpaint" if regions else "edit")
     texts = work.texts_of(args, recipe, 'genmm edit in.flac "same tune on guitar" -o out.flac')
-    wanted = work.asked(args, recipe)
+    wanted = _one_take(work.asked(args, recipe))
     own = _own(args, recipe)
     if regions and (len(texts) > 1 or args.strength is not None or args.method):
         raise UsageError("--region makes a part anew: it takes one description and neither --strength nor --method")
+    from genmm.systems.melodyflow.request import check_texts
+
+    check_texts("edit", texts, wanted["takes"])
     source = work.read_source(args.source)
-    if not own["source_text"] and args.source_text is None:
+    if recipe is None and args.source_text is None:
         own["source_text"] = work.said_of(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
@@ -71,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
                 source, regions, texts[0], source_text=own["source_text"], **wanted, on_event=show
             )
         else:
-            result = pipeline.edit(source, texts, **own, **_one_take(wanted, texts), on_event=show)
+            result = pipeline.edit(source, texts, **own, **wanted, on_event=show)
     return work.finish(result, output)
 
 
@@ -84,9 +90,9 @@ def _own(args: argparse.Namespace, recipe: dict | None) -> dict:
     }
 
 
-def _one_take(wanted: dict, texts: list[str]) -> dict:
-    """Several descriptions make a take each from one seed."""
-    if len(texts) > 1 and len(set(wanted["seeds"])) == 1:
+def _one_take(wanted: dict) -> dict:
+    """The recipe of several descriptions names their common seed once for each."""
+    if len(set(wanted["seeds"])) == 1:
         return {**wanted, "seeds": wanted["seeds"][:1], "takes": 1}
     return wanted
 

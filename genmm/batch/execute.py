@@ -136,9 +136,11 @@ class BatchWorker:
                 raise self._stopped(error) from error
             raise
         strays = [path for path in written if path.parent != self.folder.staging or not path.is_file()]
-        if strays or target not in written:
+        # A result of several media names each after the item, such as <id>_1_organ.flac; see BatchTask.stems.
+        is_named = target in written or all(path.name.startswith(f"{item.id}_") for path in written)
+        if strays or not written or not is_named:
             raise GenerationError(f"saving {target.name} wrote {[path.name for path in written]}, not {target.name}")
-        return [target, *(path for path in written if path != target)]
+        return sorted(written, key=lambda path: path != target)
 
     def _publish(self, staged: Sequence[Path]) -> tuple[str, ...]:
         try:

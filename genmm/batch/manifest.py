@@ -129,6 +129,28 @@ def check_rows(path: Path | str, rows: Iterable[ManifestRow], validate: Callable
     return requests
 
 
+def check_stems(path: Path | str, rows: Sequence[ManifestRow], stems: Mapping[str, Sequence[str]]) -> None:
+    """Make sure that no two items write one file. Args: `stems` is id -> names of its files without suffix.
+
+    Raises: ManifestError with the line of every row whose files another row would write too.
+    """
+    owners: dict[str, ManifestRow] = {}
+    problems: list[tuple[int, str]] = []
+    for row in rows:
+        for stem in stems[row.id]:
+            other = owners.setdefault(_on_disk(stem), row)
+            if other is not row:
+                text = f"id {_short(row.id)} and id {_short(other.id)} on line {other.line} would both write {stem!r}"
+                problems.append((row.line, f"{text}; rename one"))
+    if problems:
+        raise ManifestError(path, problems)
+
+
+def _on_disk(name: str) -> str:
+    """Names that differ by case or by Unicode form alone are one file on macOS and Windows."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 class _Reader:
     """Collects rows and problems while the lines go by."""
 
@@ -172,8 +194,7 @@ class _Reader:
         if problem := id_problem(name):
             self.note(problem)
             return False
-        # Two ids that differ by case or by Unicode form alone are one file on macOS and Windows.
-        key = unicodedata.normalize("NFC", name).casefold()
+        key = _on_disk(name)
         if key in self._first_line_of:
             other, line = self._first_line_of[key]
             same = "is used" if other == name else f"would be the same file as {_short(other)} on some disks, used"

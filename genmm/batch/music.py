@@ -1,4 +1,7 @@
-"""Music in batches: rows with a description become <id>.flac; rows with a source are edited, inpainted or extended."""
+"""Music in batches: rows with a description become <id>.flac; rows with a source are edited, inpainted or extended.
+
+A row may list several descriptions of edits; they share one inversion and become <id>_1_organ.flac and so on.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ class MusicWork:
     """A checked row."""
 
     kind: str
-    text: str
+    texts: tuple[str, ...]
+    """One description; several for edits of one source."""
     source: Path | None
     arguments: Mapping[str, Any]
     """Arguments of the pipeline's function for this kind."""
@@ -45,7 +49,8 @@ class MusicTask:
 
     name: ClassVar[str] = "music"
     fields: ClassVar[Mapping[str, str]] = {
-        "text": 'what the music is like (required; "" lets the model choose), at most 2000 characters',
+        "text": 'what the music is like (required; "" lets the model choose), at most 2000 characters; '
+        "for edits also a list, one file for each",
         "kind": "generate, edit, inpaint, extend or loop; default: edit where there is a source, else generate",
         "seconds": "length of new music, or of what is added",
         "source": "the recording to work on, path from the manifest's folder",
@@ -63,6 +68,7 @@ class MusicTask:
 manifest:
   {"id": "intro", "text": "calm piano, 90 bpm", "seconds": 12}
   {"id": "intro-guitar", "text": "guitar", "source": "intro.flac", "strength": 0.85}
+  {"id": "intro-as", "text": ["organ", "choir"], "source": "intro.flac"}
 
 examples:
   genmm batch music --manifest in.jsonl --out music/
@@ -105,6 +111,7 @@ examples:
             raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         if (kind in NEEDS_SOURCE) != (source is not None):
             raise UsageError(f"{kind} {'needs' if source is None else 'takes no'} source")
+        texts = self._texts(given["text"], kind)
         settings = {**self._own_settings, **self._object(given.get("settings", {}))}
         MusicSettings().changed(settings)
         arguments: dict[str, Any] = {name: given[name] for name in ("bpm", "key", "negative_text") if name in given}
@@ -125,11 +132,17 @@ examples:
             arguments["bars"] = given.get("bars", 4)
         if source is not None:
             arguments["source_text"] = clean_description(given.get("source_text", ""))
-        return MusicWork(kind, clean_description(given["text"]), source, arguments, seconds)
+        return MusicWork(kind, texts, source, arguments, seconds * len(texts))
 
     def cost(self, request: MusicWork) -> float:
         """Seconds of new music; time grows with them."""
         return request.seconds
+
+    def stems(self, name: str, request: MusicWork) -> tuple[str, ...]:
+        """File names of an item without suffix: its id, or for several descriptions one name each."""
+        from genmm.systems.melodyflow.result import edit_stems
+
+        return edit_stems(name, request.texts) if len(request.texts) > 1 else (name,)
 
     def fingerprint(self) -> dict[str, Any]:
         """Model, settings and format; not the device."""
@@ -164,6 +177,8 @@ examples:
     def facts(self, result: Any) -> dict[str, Any]:
         """Length, what was understood, and what was unusual."""
         facts: dict[str, Any] = {"seconds": round(result.seconds[0], 3), "understood": result.understood[0]}
+        if result.is_many_edits:
+            facts |= {"texts": list(result.texts), "understood": list(result.understood)}
         return {**facts, "notes": list(result.notes)} if result.notes else facts
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,17 +191,31 @@ examples:
         work: MusicWork = item.request
         arguments = {**work.arguments, "seed": item.seed, "cancel": cancel}
         if work.kind == "generate":
-            return self._pipeline.generate(work.text, **arguments)
+            return self._pipeline.generate(work.texts[0], **arguments)
         if work.kind == "loop":
-            return self._pipeline.loop(work.text, **arguments)
+            return self._pipeline.loop(work.texts[0], **arguments)
         from genmm.media.audio import read_audio
 
         source = read_audio(work.source)
         if work.kind == "edit":
-            return self._pipeline.edit(source, work.text, **arguments)
+            return self._pipeline.edit(source, work.texts, **arguments)
         if work.kind == "inpaint":
-            return self._pipeline.inpaint(source, text=work.text, **arguments)
-        return self._pipeline.continue_(source, text=work.text, **arguments)
+            return self._pipeline.inpaint(source, text=work.texts[0], **arguments)
+        return self._pipeline.continue_(source, text=work.texts[0], **arguments)
+
+    @staticmethod
+    def _texts(value: Any, kind: str) -> tuple[str, ...]:
+        """The descriptions of a row. Raises: UsageError, LimitError."""
+        from genmm.systems.melodyflow.request import check_texts, clean_description
+
+        if not isinstance(value, list):
+            return (clean_description(value),)
+        if kind != "edit":
+            raise UsageError(f"text of {kind} is one description; a list of several is for edits")
+        if not value:
+            raise UsageError('text is an empty list; give one description or more, or ""')
+        check_texts(kind, value, 1)
+        return tuple(clean_description(text) for text in value)
 
     def _source(self, given: Mapping[str, Any], folder: Path) -> Path | None:
         name = given.get("source")

@@ -10,7 +10,7 @@ from typing import Any
 
 import genmm
 from genmm.batch.execute import Job
-from genmm.batch.manifest import ManifestRow, check_rows, read_manifest
+from genmm.batch.manifest import ManifestRow, check_rows, check_stems, read_manifest
 from genmm.batch.task import BatchItem, BatchTask, row_fields
 from genmm.core.seeds import check_seed, derive_seed
 
@@ -52,6 +52,8 @@ def make_plan(task: BatchTask, manifest: Path | str, seed: int = 0) -> Plan:
         return task.validate(row)
 
     requests = check_rows(manifest, rows, validate)
+    if stems := getattr(task, "stems", None):
+        check_stems(manifest, rows, {name: stems(name, request) for name, request in requests.items()})
     return Plan({row.id: row for row in rows}, requests, {row.id: row.digest() for row in rows}, seed)
 
 

@@ -42,6 +42,9 @@ class BatchTask(Protocol):
     Every dataclass field whose metadata holds `help` becomes an option of `genmm batch NAME` (also `choices` and
     `metavar`, as in argparse). The first line of the class's docstring is its help, `examples` more of it. A task
     must give an item the same result whatever items share its batch.
+
+    A task whose items may become several media each also has `stems(id, request)`: the names of an item's files without
+    suffix, each the id or the id, "_" and more. The runner refuses manifests where two items would share a file.
     """
 
     name: str

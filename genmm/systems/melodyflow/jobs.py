@@ -129,7 +129,9 @@ def edit(studio: Studio, job: MusicJob) -> Job:
     edited = yield from studio.redo(made, latents, inversion.strength)
     count = inversion.source.samples.shape[1]
     samples = [_matched(studio, sound[:, :count].numpy(), inversion.source) for sound in studio.decode(edited)]
-    return Made(tuple(samples), tuple(prompts), seeds, inversion.source.notes)
+    # An inversion that was brought along decided these, whatever the job says.
+    more = {"strength": inversion.strength, "method": inversion.method, "source_text": inversion.source_text}
+    return Made(tuple(samples), tuple(prompts), seeds, inversion.source.notes, more)
 
 
 def inpaint(studio: Studio, job: MusicJob) -> Job:

@@ -141,6 +141,22 @@ def take_seeds(seed: int | None, seeds: Sequence[int], takes: int) -> tuple[int,
     return (first, *(derive_seed(first, "take", take) % 2**31 for take in range(1, takes)))
 
 
+def check_texts(kind: str, texts: Sequence[str], takes: int) -> None:
+    """Whether a kind of work can have so many descriptions and takes.
+
+    Raises: UsageError where one description is all that is taken, or several meet several takes; LimitError for too
+    many edits at once.
+    """
+    if len(texts) < 2 or kind == "generate":
+        return
+    if kind != "edit":
+        raise UsageError(f"{kind} takes one description, got {len(texts)}; only an edit takes several")
+    if takes > 1:
+        raise UsageError(f"an edit takes several descriptions or several takes, not both; got {len(texts)} and {takes}")
+    if len(texts) > MOST_TAKES:
+        raise LimitError(f"an edit takes at most {MOST_TAKES} descriptions, got {len(texts)}; edit again for the rest")
+
+
 def check_seconds(name: str, value: Any, low: float = SHORTEST_S, high: float = LONGEST_S) -> float:
     """A length in seconds. Raises: UsageError below `low`, LimitError above `high`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < low:
@@ -215,6 +231,7 @@ class MusicJob:
             raise UsageError(f"method must be regularised or plain, got {self.method!r}")
         if not self.texts:
             raise UsageError('give a description; "" lets the model choose')
+        check_texts(self.kind, self.texts, len(self.seeds))
 
 
 def calls_of(job: MusicJob, settings: MusicSettings) -> int:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from genmm.core.files import safe_stem
 from genmm.core.results import Result
 from genmm.media.audio import write_audio
+
+STEM_CHARS = 40
+"""Longest part of a file name that a description becomes."""
+
+
+def edit_stems(stem: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """File names without suffix of edits towards several descriptions: the stem, a number, words of the description."""
+    return tuple(f"{stem}_{n}_{safe_stem(text or 'free', max_chars=STEM_CHARS)}" for n, text in enumerate(texts, 1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,6 +45,17 @@ class MusicResult(Result):
         """Length of each take."""
         return tuple(samples.shape[-1] / self.sample_rate for samples in self.samples)
 
+    @property
+    def is_many_edits(self) -> bool:
+        """Whether every take is an edit towards a description of its own."""
+        return self.settings.get("kind") == "edit" and len(self.settings.get("texts", ())) == len(self.samples) > 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """For each take, what was asked for; the parts of long music are joined by " / "."""
+        texts = tuple(self.settings.get("texts", ()))
+        return texts if self.is_many_edits else (" / ".join(texts),) * len(self.samples)
+
     def recipe(self) -> dict[str, Any]:
         """The recipe, with what was understood."""
         return {**super().recipe(), "understood": list(self.understood), "captions": [dict(c) for c in self.captions]}
@@ -42,8 +63,8 @@ class MusicResult(Result):
     def only(self, take: int) -> MusicResult:
         """The result as if that take alone had been asked for."""
         settings = {**self.settings, "takes": 1}
-        if len(self.settings.get("texts", ())) == len(self.samples) > 1 and self.settings.get("kind") == "edit":
-            settings["texts"] = [self.settings["texts"][take]]
+        if self.is_many_edits:
+            settings["texts"] = [self.texts[take]]
         return replace(
             self,
             settings=settings,
@@ -56,16 +77,15 @@ class MusicResult(Result):
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, ...]:
         """Write .wav, .flac, .ogg or .mp3 with the recipe inside and beside it (.json); gives back the paths.
 
-        Several takes become <stem>_1, <stem>_2 and so on, each with a recipe of its own; sounds come first in the
-        answer, recipes after them.
+        Several takes become <stem>_1, <stem>_2 and so on, edits towards several descriptions <stem>_1_organ,
+        <stem>_2_choir and so on, each with a recipe of its own; sounds come first in the answer, recipes after them.
         """
         path = Path(path)
         if len(self.samples) == 1:
             return self._save_take(path)
-        pairs = [
-            self.only(take)._save_take(path.with_name(f"{path.stem}_{take + 1}{path.suffix}"))
-            for take in range(len(self.samples))
-        ]
+        numbers = range(1, len(self.samples) + 1)
+        stems = edit_stems(path.stem, self.texts) if self.is_many_edits else [f"{path.stem}_{n}" for n in numbers]
+        pairs = [self.only(take)._save_take(path.with_name(f"{stem}{path.suffix}")) for take, stem in enumerate(stems)]
         return (*(sound for sound, _ in pairs), *(recipe for _, recipe in pairs))
 
     def _save_take(self, path: Path) -> tuple[Path, Path]:
