@@ -8,19 +8,16 @@ interpreter that runs nothing in them (`pickled.py`).
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genmm.core.checkpoint import UnsetWeights, load_into, save_checkpoint
-from genmm.core.errors import CheckpointError, ConfigError, GenerationError, UsageError
+from genmm.core.errors import CheckpointError, ConfigError, GenerationError
 from genmm.core.events import Progress
-from genmm.core.files import sync_folder
+from genmm.core.staging import check_target, staged_folder
 from genmm.systems.melodyflow.config import FlowConfig
 from genmm.systems.melodyflow.network import FlowNetwork, from_official_names
 from genmm.systems.melodyflow.official import CODEC_FILE, FLOW_FILE, condition_width, published_file, read_part
@@ -57,7 +54,7 @@ def convert_melodyflow(
     """
     say = on_event or (lambda event: None)
     official, out = Path(official), Path(out)
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     t5 = find_t5(official) if t5 is None else Path(t5)
     say(Progress(0, 4, "steps", f"reading {CODEC_FILE}"))
     part = read_part(published_file(official, CODEC_FILE))
@@ -77,7 +74,7 @@ def convert_melodyflow(
             f"{network.cond_dim}; fetch t5-base"
         )
     settings = _settings(network, part.config, licence, origin or {})
-    with _staged(out, overwrite) as stage:
+    with staged_folder(out, overwrite=overwrite) as stage:
         say(Progress(3, 4, "steps", "writing and trying it"))
         save_checkpoint(stage, settings, tensors, extra_files={"README.md": _card(settings).encode()})
         codec.save(stage / "codec")
@@ -111,41 +108,6 @@ def try_checkpoint(folder: Path) -> np.ndarray:
         raise GenerationError(
             f"the converted checkpoint makes no music: {error}. Its files are damaged or do not belong together"
         ) from error
-
-
-@contextmanager
-def _staged(target: Path, overwrite: bool) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place in one step when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
-    old = stage.with_suffix(".old")
-    stage.mkdir()
-    try:
-        yield stage
-        _check_target(target, overwrite)
-        if target.exists():
-            target.rename(old)
-        try:
-            stage.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        sync_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if out.is_file() or out.is_symlink():
-        raise UsageError(f"{out} is a file; name a folder to write the checkpoint to")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; name another folder, or allow it to be replaced (--overwrite)")
-    if not (out / "config.json").is_file():
-        raise UsageError(f"{out} is not a checkpoint folder, so it is not replaced; name another folder")
 
 
 def _blocks(config: Mapping[str, Any], names: tuple[str, ...], file: str) -> Mapping[str, Any]:

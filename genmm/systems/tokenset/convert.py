@@ -7,10 +7,7 @@ The authors publish set_tokenizer_128_4096.pth (a state dictionary), fsdd_small_
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +17,7 @@ from torch import Tensor, nn
 from genmm.core.checkpoint import load_into, save_checkpoint
 from genmm.core.errors import CheckpointError, UsageError
 from genmm.core.events import Progress
-from genmm.core.files import sync_folder
+from genmm.core.staging import check_target, staged_folder
 from genmm.core.weights import read_tensors
 from genmm.systems.tokenset.archive import read_archive, stored_tensors
 from genmm.systems.tokenset.checkpoint import TOKENIZER, save_tokenizer
@@ -60,7 +57,7 @@ def convert_tokenset(
     official, out, say = Path(official), Path(out), on_event or (lambda event: None)
     if size not in ("small", "base"):
         raise UsageError(f"size must be small or base, got {size!r}")
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     say(Progress(0, 4, "steps", "reading the tokenizer"))
     tensors = _read(_found(official, "tokenizer"), ("ema", "model", "state_dict"))
     tokenizer = _built(SetTokenizer, tokenizer_config_of(tensors), tensors)
@@ -158,38 +155,3 @@ description: {json.dumps(about["description"])}
 Method: Tokenize Image as a Set (arXiv 2503.16425). The weights are the authors'; their licence applies.
 Labels are the 1000 ImageNet classes by number.
 """
-
-
-@contextmanager
-def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a new folder beside `target` that takes its place in one step when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = target.parent / f".{target.name}.{secrets.token_hex(6)}.partial"
-    old = stage.with_suffix(".old")
-    stage.mkdir()
-    try:
-        yield stage
-        _check_target(target, overwrite)
-        if target.exists():
-            target.rename(old)
-        try:
-            stage.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        sync_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if out.is_file() or out.is_symlink():
-        raise UsageError(f"{out} is a file; name a folder to write the checkpoint to")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise UsageError(f"{out} exists; name another folder, or allow it to be replaced (--overwrite)")
-    if not (out / "config.json").is_file():
-        raise UsageError(f"{out} is not a checkpoint folder, so it is not replaced; name another folder")
