@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import av
 
+from benchmarks.memory import run_alone
 from benchmarks.tables import Row, Section
 from datamodules.rendered_video import render_scene
 from datamodules.rendered_video_events import event_scene
@@ -21,21 +20,17 @@ LOOP_S = 60.0
 LEAST_S = 20.0
 """Scenes with events are not shorter; of a shorter video only the beginning is copied."""
 PROBE = """
-import resource, sys
+import sys
+from benchmarks.memory import peak_memory_bytes
 from genmm.systems.rasl.pipeline import RaslPipeline
 pipeline = RaslPipeline.heuristic()
 if len(sys.argv) > 2:
     import genmm
     pipeline = genmm.load(sys.argv[2], device="cpu")
 result = pipeline.highlights(sys.argv[1], seconds=30)
-try:
-    lines = open("/proc/self/status").read().splitlines()
-    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-except (OSError, StopIteration):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(round(result.duration_s), len(result.segments), peak)
+print(round(result.duration_s), peak_memory_bytes())
 """
-"""Run in a process of its own. VmHWM, since ru_maxrss of a new process can begin with the peak of the one before."""
+"""Run in a process of its own."""
 
 
 def memory_section(*, minutes: tuple[float, float], model: str = "heuristic", goal: float = 0.9) -> Section:
@@ -46,21 +41,19 @@ def memory_section(*, minutes: tuple[float, float], model: str = "heuristic", go
         piece = _piece(Path(folder) / "piece.mp4", min(LOOP_S, max(LEAST_S, 60.0 * minutes[0])))
         for length in minutes:
             path = looped(Path(folder) / f"{length:g}.mp4", piece, 60.0 * length)
-            line = [sys.executable, "-c", PROBE, str(path), *options]
-            done = subprocess.run(line, capture_output=True, text=True, check=True)
-            found.append([int(value) for value in done.stdout.split()])
+            found.append([int(value) for value in run_alone("-c", PROBE, str(path), *options).split()])
             path.unlink()
-    short, long = found
-    rest = 1.024 * (long[2] - short[2]) / max(1, long[0] - short[0])
+    (short_s, short), (long_s, long) = found
+    rest = (long - short) / 1000 / max(1, long_s - short_s)
     row = Row(
         item=f"{minutes[1]:g} minutes",
         unit="MiB",
-        ours=long[2] / 1024,
-        peer=short[2] / 1024,
+        ours=long / 2**20,
+        peer=short / 2**20,
         peer_name=f"{minutes[0]:g} minutes",
         better="lower",
         goal=goal,
-        note=f"{long[0]} s read; {rest:.1f} kB for each second beyond the shorter one",
+        note=f"{long_s} s read; {rest:.1f} kB for each second beyond the shorter one",
     )
     method = (
         "A computed scene with sound, 160 x 96 at 10 frames a second, repeated by copying its packets; reading, "

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from benchmarks.memory import run_alone
 from benchmarks.music_original import original_guided_step
 from benchmarks.tables import Report, Row, Section
 from benchmarks.timing import Measured, alternate, time_once
@@ -29,7 +28,6 @@ Measure music on this machine: the solver over bare network calls and against to
 a guided step against one in the original's manner; codecs in multiples of real time; the
 embedded model from words to sound; memory over the length. Keep the machine idle meanwhile."""
 SECTIONS = ("solver", "step", "codec", "pipeline", "memory", "released")
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -191,11 +189,7 @@ def memory_section(quick: bool) -> Section:
     """Growth of the peak while decoding, against the size of the sound itself."""
     rows = []
     for seconds in (2, 8) if quick else (10, 40, 160):
-        line = [sys.executable, "-m", "benchmarks.music_memory", str(25 * seconds)]
-        done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, check=False, timeout=1800)
-        if done.returncode:
-            return Section("Memory of decoding over the length", "", skipped=done.stderr.strip()[-200:])
-        grown, sound = map(float, done.stdout.split())
+        grown, sound = map(float, run_alone("-m", "benchmarks.music_memory", str(25 * seconds)).split())
         rows.append(
             Row(
                 item=f"{seconds} s",

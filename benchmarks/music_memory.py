@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+
+from benchmarks.memory import peak_memory_bytes
 
 
 def main(frames: int) -> None:
@@ -16,11 +17,10 @@ def main(frames: int) -> None:
     codec = SeanetCodec(SeanetConfig(n_filters=16)).eval().requires_grad_(False)
     with torch.inference_mode():
         codec.decode(torch.zeros(1, codec.channels, 26), piece_frames=25)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory_bytes() or 0
         samples = codec.decode(torch.randn(1, codec.channels, frames), piece_frames=25)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(grown / unit, samples.numel() * 4 / 2**20)
+    grown = (peak_memory_bytes() or 0) - before
+    print(grown / 2**20, samples.numel() * 4 / 2**20)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import peak_memory_bytes, run_alone
 from benchmarks.tables import Row, Section
 from benchmarks.timing import Measured, time_once
 from genmm.core.errors import GenerationError
@@ -29,7 +27,6 @@ FIRST_AUDIO_S, TIMES_REAL_TIME = 0.2, 6.0
 PEER = "Pocket TTS, as reported by its authors"
 LENGTHS = (4, 16, 64)
 """Sentences in the texts of the memory measurement."""
-PROBE_TIMEOUT_S = 1800
 
 
 def streaming_section(pipeline: Any, *, runs: int) -> Section:
@@ -137,18 +134,12 @@ def memory_section(model: str, device: str, *, lengths: tuple[int, ...] = LENGTH
 
 def probe_memory(model: str, device: str, sentences: int) -> dict[str, float]:
     """Run `python -m benchmarks.speaking` in a fresh process and read its answer."""
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-m", "benchmarks.speaking", model, device, str(sentences)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise GenerationError(f"the memory probe failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(run_alone("-m", "benchmarks.speaking", model, device, str(sentences)))
 
 
 def speak_long(model: str, device: str, sentences: int) -> dict[str, float]:
     """Speak so many sentences as a stream; gives back peak memory of this process and seconds of speech."""
     import genmm
-    from genmm.metrics.streaming import peak_memory_bytes
 
     pipeline = genmm.load(model, device=device)
     for _ in pipeline.events(TEXTS[0], seed=SEED):
@@ -165,5 +156,4 @@ def speak_long(model: str, device: str, sentences: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     print(json.dumps(speak_long(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.memory import run_alone
 from benchmarks.tables import Report, Row, Section, measure_sections
 from benchmarks.timing import alternate, time_once
 from genmm.core.devices import choose_device, describe_machine
-from genmm.core.errors import CheckpointError
 from genmm.metrics.video_tokens import prefill_flops
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.kmeans import assign, spherical_kmeans
@@ -245,10 +243,11 @@ def speed_section(model: str, runs: int, quick: bool, device: torch.device) -> S
 
 
 MEMORY = """
-import resource, sys, genmm
+import sys, genmm
+from benchmarks.memory import peak_memory_bytes
 pipeline = genmm.load(sys.argv[1], device="cpu")
 pipeline.tokenize(sys.argv[2], tokens=32)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_bytes())
 """
 
 
@@ -259,12 +258,7 @@ def memory_section(model: str, quick: bool) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         for seconds in lengths:
             path = _clip(Path(folder), seconds, side=96)
-            done = subprocess.run(
-                [sys.executable, "-c", MEMORY, model, str(path)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise CheckpointError(f"the measuring process failed: {done.stderr.strip()[-200:]}")
-            mebibytes = int(done.stdout.split()[-1]) / 1024
+            mebibytes = int(run_alone("-c", MEMORY, model, str(path))) / 2**20
             first = first or mebibytes
             rows.append(
                 Row(

@@ -1,18 +1,12 @@
-"""How fast a stream of events delivers sound: first audio, real-time factor, gaps for a listener, peak memory."""
+"""How fast a stream of events delivers sound: first audio, real-time factor, gaps for a listener."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from genmm.core.events import Event, Finished, PartialAudio
-
-try:
-    import resource
-except ImportError:  # Windows keeps no such record
-    resource = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +55,3 @@ def time_stream(
         elif isinstance(event, Finished):
             result = event.result
     return StreamTiming(first, first_piece, clock() - start, audio, gaps), result
-
-
-def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
