@@ -12,7 +12,11 @@
   });
   if (!pair || pair.urls[0] !== urls[0] || pair.urls[1] !== urls[1]) {
     if (pair) pair.sounds.forEach((sound) => sound.pause());
+    // Another edit of the same recording is heard from where the last one was.
+    const heard = pair && pair.urls[0] === urls[0] ? pair.sounds[pair.last] : null;
+    const from = heard && !heard.ended ? heard.currentTime : 0;
     pair = window.genmmPair = { urls, sounds: urls.map((url) => new Audio(url)), last: which };
+    for (const sound of pair.sounds) sound.currentTime = from;
     for (const sound of pair.sounds) for (const event of ["play", "pause", "ended"]) sound.addEventListener(event, mark);
   }
   const chosen = pair.sounds[which], other = pair.sounds[1 - which];

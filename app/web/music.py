@@ -29,7 +29,7 @@ from app.web.controls import (
 from app.web.history import Visit
 from app.web.messages import reported
 from app.web.music_region import Region
-from app.web.music_view import entries, facts_html, recipe_values, summary, understood_html
+from app.web.music_view import TEXT_INFO, entries, facts_html, fitting, recipe_values, summary, understood_html
 from app.web.music_work import (
     KINDS,
     SYSTEM,
@@ -37,6 +37,7 @@ from app.web.music_work import (
     Composed,
     MusicForm,
     check_form,
+    descriptions,
     model_settings,
     music_events,
     parse_tempo,
@@ -98,7 +99,7 @@ class MusicTab:
         self._draw_source()
         self.text = gr.Textbox(
             label="Description",
-            info="Instruments, mood, tempo, key, drums or none. Shift+Enter starts. Empty lets the model choose.",
+            info=TEXT_INFO,
             placeholder="Describe the music, or take an example below.",
             lines=3,
             max_lines=8,
@@ -187,8 +188,9 @@ class MusicTab:
         self.made = gr.State(None)
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
             self.take = gr.Radio(
-                choices=[("Take 1", 0)], value=0, show_label=False, container=False, elem_classes=["gm-takes"]
-            )
+                choices=[("Take 1", 0)], value=0, show_label=False, container=False, elem_classes=["gm-takes"],
+                elem_id="music-takes",
+            )  # fmt: skip
             self.before = Sound(label="Before", interactive=False, buttons=[], visible=False, elem_id="music-before")
             self.player = Sound(label="Result", interactive=False, buttons=[], elem_id="music-result")
             with gr.Row(visible=False, elem_classes=["gm-actions", "gm-compare"]) as self.compare:
@@ -252,12 +254,10 @@ class MusicTab:
             play = f"(before, result) => ({COMPARE})(before, result, {which})"
             button.click(None, [self.before, self.player], None, js=play, **SILENT)
         self.keep_seed.click(_seed_of, [self.made, self.take], self.seed.box, **SILENT)
-        groups = [self.source_group, self.region_group, self.edit_group, self.seconds, self.bars]
-        self.kind.change(_fitting, self.kind, groups, **SILENT)
-        gr.on(
-            [self.text.change, self.bpm.change, self.music_key.change, self.model.change],
-            self._understood, [self.text, self.bpm, self.music_key, self.model], self.line, **SILENT,
-        )  # fmt: skip
+        groups = [self.source_group, self.region_group, self.edit_group, self.seconds, self.bars, self.text]
+        self.kind.change(fitting, self.kind, groups, **SILENT)
+        told = [self.kind, self.text, self.bpm, self.music_key, self.model]
+        gr.on([control.change for control in told], self._understood, told, self.line, **SILENT)
         self.region.connect(self.source)
         self.model.input(self._model_changed, self.model, [self.guidance, self.steps], **QUICK)
         self.edit_this.click(_as_source, [self.made, self.take], [self.kind, self.source, self.said], **SILENT)
@@ -266,10 +266,12 @@ class MusicTab:
     def _form(self, values: Sequence[Any]) -> MusicForm:
         kind, text, negative, bpm, key, seconds, bars, source, said, strength, method, *rest = values
         start_s, end_s, model, guidance, steps, takes, seed, more = rest
-        takes = int(takes or 1)
+        kind, takes = kind or "generate", int(takes or 1)
+        text, *others = descriptions(kind, text or "")
         form = MusicForm(
-            kind=kind or "generate",
-            text=text or "",
+            kind=kind,
+            text=text,
+            others=tuple(others),
             negative=negative or "",
             bpm=parse_tempo(bpm),
             key=key or "",
@@ -321,17 +323,18 @@ class MusicTab:
                 yield self._finished(made, time.monotonic() - began, visit)
 
     def _finished(self, made: Composed, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
-        choices = [(f"Take {n + 1}", n) for n in range(len(made.takes))]
+        choices = [(label, n) for n, label in enumerate(made.labels)]
+        shape = ["gm-takes", "gm-list-of-takes"] if made.is_many_edits else ["gm-takes"]
         before = None if made.source is None else str(made.source)
         return {
             self.progress: note_html(summary(made, elapsed_s)),
             self.result: gr.update(visible=True),
-            self.take: gr.update(choices=choices, value=0, visible=len(choices) > 1),
+            self.take: gr.update(choices=choices, value=0, visible=len(choices) > 1, elem_classes=shape),
             self.before: gr.update(value=before, visible=before is not None),
             self.compare: gr.update(visible=before is not None),
             **dict(zip(self._shown_take, self._show_take(made, 0), strict=True)),
             self.made: made,
-            self.seed.last: tuple(take.seed for take in made.takes),
+            self.seed.last: tuple(dict.fromkeys(take.seed for take in made.takes)),
             self.page.history.visit: self.page.history.added(visit, entries(made)),
         }
 
@@ -354,12 +357,13 @@ class MusicTab:
             start = model_settings(self.server.pool, model)
             return start.guidance, start.steps
 
-    def _understood(self, text: str, bpm: str, key: str, model: str | None) -> str:
-        """The line under the text, while it is written."""
+    def _understood(self, kind: str, text: str, bpm: str, key: str, model: str | None) -> str:
+        """The line under the text, while it is written; one for each description."""
         try:
             if not reads_captions(self.server.pool, model):
                 return understood_html("this model reads free text, so every word counts")
-            return understood_html(understood(text or "", parse_tempo(bpm), key or ""))
+            lines = [understood(one, parse_tempo(bpm), key or "") for one in descriptions(kind, text or "")]
+            return understood_html(*([f"{n}: {line}" for n, line in enumerate(lines, 1)] if lines[1:] else lines))
         except GenmmError as error:
             return understood_html(str(error))
 
@@ -390,12 +394,6 @@ class MusicTab:
                 lambda entry: ["edit", str(entry.path), said_of(entry.recipe)],
             ),
         )
-
-
-def _fitting(kind: str) -> list[Any]:
-    """What is shown for a kind of work: recording, region, edit controls, seconds, bars."""
-    shown = (kind in WITH_SOURCE, kind == "inpaint", kind == "edit", kind in ("generate", "extend"), kind == "loop")
-    return [gr.update(visible=value) for value in shown]
 
 
 def _seed_of(made: Composed | None, number: int) -> str:

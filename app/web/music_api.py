@@ -18,7 +18,6 @@ from app.web.runs import stream_events
 from app.web.tab import DEVICE, Server
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished
-from genmm.core.files import read_json
 
 __all__ = ["add"]
 
@@ -39,6 +38,7 @@ def add(server: Server) -> None:
         new = [gr.Number(10, label="seconds"), gr.Number(0, precision=0, label="bars (above 0: a loop of so many)")]
         edit = [
             gr.File(label="source", type="filepath"),
+            gr.Textbox("", label="text (empty: the model chooses, or texts)"),
             gr.Textbox("edit", label="kind (edit, inpaint or extend)"),
             gr.Number(0.9, label="strength (0 to 1)"),
             gr.Textbox("regularised", label="method (regularised or plain)"),
@@ -46,10 +46,11 @@ def add(server: Server) -> None:
             gr.Number(5, label="seconds (to add, for extend)"),
             gr.Textbox("", label="source_text (what the recording is; what the text leaves open stays so)"),
         ]
+        texts = gr.JSON(label="texts (in place of text: several descriptions of edits, as a list)")
         files, recipe = gr.File(file_count="multiple", label="files"), gr.JSON(label="recipe")
         compose, change = gr.Button("compose"), gr.Button("edit_music")
     compose.click(_compose(server), [text, *new, *wish], [files, recipe], api_name="compose", **DEVICE)
-    change.click(_edit(server), [edit[0], text, *edit[1:], *wish], [files, recipe], api_name="edit_music", **DEVICE)
+    change.click(_edit(server), [*edit, *wish, texts], [files, recipe], api_name="edit_music", **DEVICE)
 
 
 def _compose(server: Server) -> Callable[..., Any]:
@@ -68,19 +69,24 @@ def _compose(server: Server) -> Callable[..., Any]:
 
 def _edit(server: Server) -> Callable[..., Any]:
     async def edit_music(
-        request: gr.Request, source: str, text: str, kind: str = "edit", strength: float = 0.9,
+        request: gr.Request, source: str, text: str = "", kind: str = "edit", strength: float = 0.9,
         method: str = "regularised", region: Any = None, seconds: float = 5, source_text: str = "",
         bpm: float | None = None, key: str = "", negative: str = "", takes: int = 1, seed: str = "", model: str = "",
-        settings: Any = None,
+        settings: Any = None, texts: Any = None,
     ) -> Any:  # fmt: skip
-        """Edit a recording, make a region of it anew, or go on behind it; gives back one flac file per take."""
+        """Edit a recording, make a region of it anew, or go on behind it; gives back one flac file per take.
+
+        Several `texts` make one edit each from a single inversion, in their order.
+        """
         with reported("music"):
             if kind not in ("edit", "inpaint", "extend"):
                 raise UsageError(f"kind must be edit, inpaint or extend, got {str(kind)[:40]!r}")
             own = {"kind": kind, "source": source, "strength": float(strength), "method": method or "regularised",
                    "region": _region(region), "seconds": float(seconds or 5),
                    "source_text": source_text or ""}  # fmt: skip
-            form = _form(text, bpm, key, negative, takes, seed, model, settings, **own)
+            first, *others = _descriptions(text or "", texts)
+            own["others"] = tuple(others)
+            form = _form(first, bpm, key, negative, takes, seed, model, settings, **own)
             return await _made(server, form, request)
 
     return edit_music
@@ -115,6 +121,17 @@ def _form(
     return form
 
 
+def _descriptions(text: str, texts: Any) -> list[str]:
+    """What to edit towards. Raises: UsageError when both are given, or `texts` is no list of descriptions."""
+    if texts is None:
+        return [text]
+    if text:
+        raise UsageError("give text or texts, not both")
+    if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+        raise UsageError(f'texts must be a list of descriptions, such as ["organ", "choir"], got {str(texts)[:60]}')
+    return texts
+
+
 def _region(region: Any) -> tuple[float, float]:
     if region is None:
         return 0.0, 0.0
@@ -134,5 +151,9 @@ async def _made(server: Server, form: MusicForm, request: gr.Request) -> tuple[l
 
 
 def _recipe(made: Composed) -> dict[str, Any]:
-    takes = [{"seed": take.seed, "seconds": round(take.seconds, 3), "understood": take.sentence} for take in made.takes]
-    return {**read_json(made.takes[0].recipe), "takes": takes}
+    """The recipe of all takes together, with what each came to; the files hold recipes of their own."""
+    takes = [
+        {"text": take.text, "seed": take.seed, "seconds": round(take.seconds, 3), "understood": take.sentence}
+        for take in made.takes
+    ]
+    return {**made.recipe, "takes": takes}

@@ -14,7 +14,7 @@ from app.web.thumbnail import draw_sound_bars
 from genmm.core.checkpoint import read_config
 from genmm.core.errors import GenerationError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress
-from genmm.core.files import safe_stem
+from genmm.core.files import read_json, safe_stem
 from genmm.core.limits import DEFAULT_LIMITS, Limits
 from genmm.media.audio import Audio, read_audio, write_audio
 from genmm.media.figures import sound_picture
@@ -22,7 +22,14 @@ from genmm.media.image import write_image
 from genmm.systems.melodyflow.captions import Caption
 from genmm.systems.melodyflow.prompts import parse_key
 from genmm.systems.melodyflow.reading import merged, read_caption
-from genmm.systems.melodyflow.request import MusicSettings, check_seconds, check_strength, clean_description, take_seeds
+from genmm.systems.melodyflow.request import (
+    MusicSettings,
+    check_seconds,
+    check_strength,
+    check_texts,
+    clean_description,
+    take_seeds,
+)
 from genmm.systems.melodyflow.result import MusicResult
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "MusicForm",
     "MusicTake",
     "check_form",
+    "descriptions",
     "model_settings",
     "music_events",
     "parse_tempo",
@@ -62,6 +70,8 @@ class MusicForm:
     """generate, loop, edit, inpaint or extend."""
     text: str = ""
     """What the music is like."""
+    others: tuple[str, ...] = ()
+    """Further descriptions of an edit, from the same inversion."""
     negative: str = ""
     """What it should not be."""
     bpm: float | None = None
@@ -96,6 +106,11 @@ class MusicForm:
     """Further fields of MusicSettings that differ from the model's defaults."""
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """All descriptions."""
+        return (self.text, *self.others)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Settings that differ from the model's defaults."""
         own = {"guidance": self.guidance, "steps": self.steps}
@@ -115,6 +130,8 @@ class MusicTake:
     seconds: float
     seed: int
     sentence: str
+    text: str
+    """What was asked for."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,10 @@ class Composed:
 
     takes: tuple[MusicTake, ...]
     kind: str
-    text: str
+    is_many_edits: bool
+    """Whether every take is an edit towards a description of its own."""
+    recipe: Mapping[str, Any]
+    """Makes all takes again."""
     model: str
     source: Path | None
     """The recording as it was worked on, for comparing."""
@@ -131,12 +151,27 @@ class Composed:
     notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def labels(self) -> list[str]:
+        """What the takes are called, in order; edits go by what they were to become."""
+        if not self.is_many_edits:
+            return [f"Take {n}" for n in range(1, len(self.takes) + 1)]
+        return [f"{n}: {take.text or 'left to the model'}" for n, take in enumerate(self.takes, 1)]
+
+
+def descriptions(kind: str, text: str) -> tuple[str, ...]:
+    """What the text box asks for: the lines that are not empty for an edit, else all of it as one description."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return tuple(lines) if kind == "edit" and lines else (text,)
+
 
 def check_form(form: MusicForm, limits: Limits = DEFAULT_LIMITS) -> None:
     """Find mistakes that need no model, before the job waits in the queue. Raises: UsageError, LimitError."""
     if form.kind not in KINDS:
         raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {form.kind!r}")
-    clean_description(form.text)
+    for text in form.texts:
+        clean_description(text)
+    check_texts(form.kind, form.texts, form.takes)
     clean_description(form.negative)
     clean_description(form.source_text)
     parse_key(form.key)
@@ -239,7 +274,7 @@ def _job(pipeline: Any, form: MusicForm, source: Audio | None) -> Any:
     seeds = {"seed": form.seeds[0]} if len(form.seeds) == 1 else {"seeds": form.seeds}
     return pipeline.job(
         form.kind,
-        form.text,
+        form.texts,
         negative_text=form.negative,
         bpm=form.bpm,
         key=form.key or None,
@@ -252,17 +287,26 @@ def _job(pipeline: Any, form: MusicForm, source: Audio | None) -> Any:
 
 def save_takes(result: MusicResult, form: MusicForm, source: Audio | None, folder: Path, pictures: bool) -> Composed:
     """Write wav, flac, recipe and, when asked for, pictures of every take into a folder."""
-    stem = safe_stem(form.text or form.kind, max_chars=40)
+    stem = form.kind if result.is_many_edits else safe_stem(form.text or form.kind, max_chars=40)
     paths = result.save(folder / f"{stem}.wav")
     count, takes = len(result.samples), []
     for number, (sound, recipe) in enumerate(zip(paths[:count], paths[count:], strict=True)):
         samples = result.samples[number]
-        flac = write_audio(sound.with_suffix(".flac"), samples, result.sample_rate)
+        text = result.texts[number]
+        tags = {"title": (text or "music")[:120], "recipe": read_json(recipe)}
+        flac = write_audio(sound.with_suffix(".flac"), samples, result.sample_rate, tags=tags)
         drawn = _draw(sound, samples, result.sample_rate) if pictures else (None, None, None)
         takes.append(
             MusicTake(
-                sound, flac, recipe, *drawn, result.seconds[number], result.seeds[number], result.understood[number]
-            )
+                sound,
+                flac,
+                recipe,
+                *drawn,
+                result.seconds[number],
+                result.seeds[number],
+                result.understood[number],
+                text,
+            )  # fmt: skip
         )
     heard = None
     if source is not None:
@@ -270,7 +314,8 @@ def save_takes(result: MusicResult, form: MusicForm, source: Audio | None, folde
     return Composed(
         takes=tuple(takes),
         kind=form.kind,
-        text=form.text,
+        is_many_edits=result.is_many_edits,
+        recipe=result.recipe(),
         model=result.model["name"],
         source=heard,
         calls=result.network_calls,

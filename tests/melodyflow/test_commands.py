@@ -42,7 +42,7 @@ def test_edit_extend_and_loop(here, capsys):
     assert run("edit", "in.flac", "organ", "--strength", "0.6", "--seed", "1", "-o", "e.wav") == 0
     assert read_audio(here / "e.wav").samples.shape == (2, 16000)
     assert run("edit", "in.flac", "organ", "--then", "choir", "--seed", "1", "-o", "two.wav") == 0
-    assert (here / "two_1.wav").is_file() and (here / "two_2.wav").is_file()
+    assert (here / "two_1_organ.wav").is_file() and (here / "two_2_choir.wav").is_file()
     assert run("edit", "in.flac", "organ", "--region", "0.5:1", "--seed", "1", "-o", "p.flac") == 0
     source, patched = read_audio(here / "in.flac").samples, read_audio(here / "p.flac").samples
     assert np.abs(source[:, :4000] - patched[:, :4000]).max() < 1e-4 and not np.allclose(source, patched, atol=1e-3)

@@ -48,5 +48,27 @@ def test_make_edit_and_patch(browser, page, tmp_path):
         tab.locator(f"#music-hear-{one}").click()
         tab.wait_for_selector(f"#music-hear-{one}[aria-pressed=true]")
         assert tab.locator(f"#music-hear-{other}[aria-pressed=true]").count() == 0
+
+    tab.get_by_label("Edit a recording").check()  # one description a line: a list of edits, each against the recording
+    tab.fill("#music-text textarea", "organ\ndark choir, zither")
+    tab.wait_for_function(
+        "/^1: understood[^]*\\n2: [^]*not understood: zither/i"
+        ".test(document.querySelector('#music-understood').innerText)"
+    )
+    tab.get_by_role("button", name="Make music").click()
+    tab.wait_for_selector(".gm-progress:visible")
+    tab.wait_for_selector(".gm-note-done:visible")
+    assert "2 edits from one inversion" in tab.locator(".gm-note-done:visible").inner_text()
+    files = []
+    for label in ("1: organ", "2: dark choir, zither"):
+        tab.locator("#music-takes").get_by_label(label).check()
+        tab.locator(".gm-list dd:visible", has_text=label[3:]).first.wait_for()
+        tab.locator("#music-hear-result").click()
+        tab.wait_for_selector("#music-hear-result[aria-pressed=true]")
+        files.append(tab.evaluate("window.genmmPair.urls[1]"))
+        assert tab.evaluate("window.genmmPair.sounds.map((sound) => sound.paused)") == [True, False]
+        tab.locator("#music-hear-before").click()
+        tab.wait_for_selector("#music-hear-before[aria-pressed=true]")
+    assert "edit_1_organ" in files[0] and "edit_2_dark_choir_zither" in files[1]
     assert broken == []
     context.close()

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from tiny_music import chirp
 
-from app.web.music import MusicTab, _as_source, _fitting
-from app.web.music_view import facts_html, recipe_values, summary
+from app.recipes import find_recipe
+from app.web.music import MusicTab, _as_source
+from app.web.music_view import entries, facts_html, fitting, recipe_values, summary, understood_html
 from app.web.music_wave import HEIGHT, WIDTH, moved_region, region_picture, seconds_at
 from app.web.music_work import (
     KINDS,
     Composed,
     MusicForm,
     check_form,
+    descriptions,
     model_settings,
     music_events,
     parse_tempo,
@@ -68,6 +70,27 @@ def test_a_result_that_is_edited_brings_along_what_it_is(pool, tmp_path):
     assert recipe_values(read_recipe(edited.takes[0].recipe), pool, Limits())[7] == said
 
 
+def test_lines_of_an_edit_are_results_of_their_own_and_of_other_work_one_text():
+    assert descriptions("edit", " organ \n\nchoir, <b>\n") == ("organ", "choir, <b>")
+    assert descriptions("edit", "") == ("",)
+    assert descriptions("generate", "calm\npiano") == ("calm\npiano",)
+    assert understood_html("a <b>", "c").count("<br>") == 1 and "<b>" not in understood_html("a <b>", "c")
+
+
+def test_one_description_a_line_becomes_a_list_of_edits(pool, recording, tmp_path):
+    form = MusicForm(kind="edit", text="organ", others=("choir, <b>",), source=recording, strength=0.5, seeds=(1,))
+    made = run(form, pool, tmp_path)
+    assert made.labels == ["1: organ", "2: choir, <b>"] and made.source is not None
+    assert [take.path.name for take in made.takes] == ["edit_1_organ.wav", "edit_2_choir_b.wav"]
+    assert [entry.title for entry in entries(made)] == ["organ", "choir, <b>"] and "2 edits" in summary(made, 1.0)
+    assert "choir, &lt;b&gt;" in facts_html(made, made.takes[1])
+    for take in made.takes:  # the file that is downloaded brings along what makes it alone
+        values = recipe_values(find_recipe(take.flac, beside=False), pool, Limits())
+        assert (values[0], values[1], values[13], values[14]) == ("edit", take.text, 1, "1")
+    whole = recipe_values(dict(made.recipe), pool, Limits())
+    assert descriptions("edit", whole[1]) == form.texts and whole[13:15] == [1, "1"]
+
+
 @pytest.mark.parametrize("kind", ["edit", "inpaint", "extend"])
 def test_recordings_are_worked_on_and_kept_for_comparing(pool, recording, tmp_path, kind):
     form = MusicForm(
@@ -93,7 +116,10 @@ def test_a_tempo_is_typed_as_a_number_or_left_empty():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"kind": "sing"}, {"kind": "edit"}, {"key": "piano"}, {"bpm": 5.0}, {"takes": 9}, {"seconds": 0.0}, {"steps": 5},
+    [{"kind": "sing"}, {"kind": "edit"}, {"kind": "edit", "source": "x", "text": "a", "others": ("b",), "takes": 2},
+     {"kind": "edit", "source": "x", "text": "a", "others": ("b",) * 8}, {"others": ("b",), "kind": "loop"},
+     {"kind": "edit", "source": "x", "text": "a", "others": ("b" * 5000,)},
+     {"key": "piano"}, {"bpm": 5.0}, {"takes": 9}, {"seconds": 0.0}, {"steps": 5},
      {"strength": 2.0}, {"kind": "inpaint", "source": "x", "region": (1.0, 1.0)}, {"text": "x" * 5000}],
 )  # fmt: skip
 def test_mistakes_are_found_before_the_job_waits(bad):
@@ -116,9 +142,11 @@ def test_clicks_on_the_waveform_choose_a_region():
 
 
 def test_what_is_shown_follows_the_kind_of_work():
-    shown = {kind: [update["visible"] for update in _fitting(kind)] for kind in KINDS}
+    shown = {kind: [update["visible"] for update in fitting(kind)[:-1]] for kind in KINDS}
     assert shown["generate"] == [False, False, False, True, False] and shown["loop"] == [False] * 4 + [True]
     assert shown["inpaint"][:3] == [True, True, False] and shown["edit"][:3] == [True, False, True]
+    labels = {kind: fitting(kind)[-1]["label"] for kind in KINDS}
+    assert labels.pop("edit") == "Descriptions, one a line" and set(labels.values()) == {"Description"}
 
 
 def test_every_control_is_explained(pool):
