@@ -14,6 +14,7 @@ import pkgutil
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -74,6 +75,16 @@ class Parser(argparse.ArgumentParser):
         known = [str(choice) for choice in action.choices]
         guess = did_you_mean(str(value), known)
         raise argparse.ArgumentError(action, f"there is no {value!r}{guess or '; choose from ' + ', '.join(known)}")
+
+    def _match_arguments_partial(self, actions: Sequence[argparse.Action], arg_strings_pattern: str) -> list[int]:
+        """How many words each positional takes; one that may be left out waits for a word behind the options.
+
+        Python 3.11 takes it for left out at the first option, and then knows nothing of the word.
+        """
+        counts = super()._match_arguments_partial(actions, arg_strings_pattern)  # type: ignore[misc]
+        while counts and counts[-1] == 0 and "A" in arg_strings_pattern[sum(counts) :]:
+            counts.pop()
+        return counts
 
 
 def main(argv: list[str] | None = None) -> int:

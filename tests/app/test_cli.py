@@ -139,6 +139,15 @@ def test_simple_mistakes_are_found_before_anything_heavy_is_imported(words, text
     assert text in answer.stderr
 
 
+def test_a_description_may_stand_behind_the_options():
+    for words in (["edit", "in.flac", "--strength", "0.8", "organ"], ["extend", "in.flac", "--seconds", "4", "organ"]):
+        args = cli.build_parser(words[0]).parse_args(words)
+        assert (args.source, args.text) == ("in.flac", "organ")
+        assert cli.build_parser(words[0]).parse_args(words[:-1]).text is None
+    with pytest.raises(SystemExit):
+        cli.build_parser("edit").parse_args(["edit", "in.flac", "organ", "--strength", "0.8", "choir"])
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("genmm 0.")
