@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.highlight_memory import memory_section
-from benchmarks.tables import Report, Row, Section
+from benchmarks.tables import Report, Row, Section, measure_sections
 from benchmarks.timing import Measured
 from datamodules.highlight_tables import describe_scene
 from datamodules.rendered_video import render_scene
@@ -55,18 +54,16 @@ def measure(args: argparse.Namespace) -> Report:
     """Run the chosen sections."""
     settings = {"model": args.model, "runs": args.runs, "quick": bool(args.quick), "video": str(args.video or "")}
     report = Report("highlight", describe_machine(), settings)
-    actions: dict[str, Callable[[], Section]] = {
-        "reading": lambda: reading_section(
-            args.model, args.video, runs=1 if args.quick else args.runs, quick=args.quick
+    runs, minutes = (1, (0.1, 0.4)) if args.quick else (args.runs, tuple(args.minutes))
+    actions: dict[str, tuple[str, Callable[[], Section]]] = {
+        "reading": (
+            "Reading and scoring",
+            lambda: reading_section(args.model, args.video, runs=runs, quick=args.quick),
         ),
-        "memory": lambda: memory_section(
-            minutes=(0.1, 0.4) if args.quick else (args.minutes[0], args.minutes[1]), model=args.model
-        ),
-        "training": lambda: training_section(quick=args.quick),
+        "memory": ("Peak memory over the length", lambda: memory_section(minutes=minutes, model=args.model)),
+        "training": ("Training on cached features", lambda: training_section(quick=args.quick)),
     }
-    for name in [name for name in SECTIONS if name in args.only]:
-        print(f"measuring: {name} ...", file=sys.stderr, flush=True)
-        report.sections.append(actions[name]())
+    report.sections.extend(measure_sections(actions, args.only))
     return report
 
 
@@ -85,7 +82,7 @@ def reading_section(model: str, video: Path | None, *, runs: int, quick: bool) -
         "One thread, processor time, runs in turns. Decoding alone: every frame and every sound packet with PyAV. "
         "The limit of the whole run is decoding alone; the goal is to stay within one and a half times of it."
     )
-    return Section("Reading and scoring", method, tuple(rows))
+    return Section("", method, tuple(rows))
 
 
 def pipeline_of(model: str) -> RaslPipeline:
@@ -186,4 +183,4 @@ def training_section(*, quick: bool) -> Section:
     row = Row(
         item="training", unit="steps/s", ours=rate, note=f"{parameters / 1e6:.2f} M parameters, 24 windows of 48 s"
     )
-    return Section("Training on cached features", "One thread, processor time.", (row,))
+    return Section("", "One thread, processor time.", (row,))

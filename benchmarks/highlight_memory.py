@@ -59,7 +59,7 @@ def memory_section(*, minutes: tuple[float, float], model: str = "heuristic", go
         "A computed scene with sound, 160 x 96 at 10 frames a second, repeated by copying its packets; reading, "
         "scoring and choosing in a new process for each length; resident set at its largest."
     )
-    return Section("Peak memory over the length", method, (row,))
+    return Section("", method, (row,))
 
 
 def _piece(path: Path, seconds: float) -> Path:

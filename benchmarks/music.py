@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 
@@ -11,10 +10,9 @@ import torch
 
 from benchmarks.memory import run_alone
 from benchmarks.music_original import original_guided_step
-from benchmarks.tables import Report, Row, Section
+from benchmarks.tables import Report, Row, Section, measure_sections
 from benchmarks.timing import Measured, alternate, time_once
 from genmm.core.devices import choose_device, describe_machine
-from genmm.core.errors import Cancelled, GenmmError
 from genmm.samplers.guidance import Guidance
 from genmm.samplers.ode import integrate
 from genmm.samplers.schedules import flow_grid
@@ -53,20 +51,8 @@ def measure(args: argparse.Namespace) -> Report:
         "memory": ("Memory of decoding over the length", lambda: memory_section(args.quick)),
         "released": ("The released size on a GPU", lambda: released_section(device, args.quick)),
     }
-    for name in [name for name in SECTIONS if name in args.only]:
-        title, action = actions[name]
-        print(f"measuring: {title} ...", file=sys.stderr, flush=True)
-        report.sections.append(_run(title, action))
+    report.sections.extend(measure_sections(actions, args.only))
     return report
-
-
-def _run(title: str, action: Callable[[], Section]) -> Section:
-    try:
-        return action()
-    except Cancelled:
-        raise
-    except GenmmError as error:
-        return Section(title, "", skipped=str(error))
 
 
 def random_network(config: FlowConfig, device: torch.device) -> FlowNetwork:
@@ -109,7 +95,7 @@ def solver_section(device: torch.device, runs: int, quick: bool) -> Section:
             better="lower", limit=seconds["bare"].median, goal=None if quick else 0.99),
         Row(item="overhead over bare calls", unit="%", ours=overhead, better="lower", bound=None if quick else 2.0),
     )  # fmt: skip
-    return Section("The solver over the network", method, rows)
+    return Section("", method, rows)
 
 
 def step_section(device: torch.device, runs: int, quick: bool) -> Section:
@@ -140,7 +126,7 @@ def step_section(device: torch.device, runs: int, quick: bool) -> Section:
         ours, peer = (seconds[key].per_unit(1e-3) for key in ("ours", "original"))
         rows.append(Row(item=f"{name}, {frames} frames", unit="ms", ours=ours, peer=peer, peer_name="original manner",
                         better="lower", note=note))  # fmt: skip
-    return Section("A guided step", "One guided velocity, text of 24 tokens, one item.", tuple(rows))
+    return Section("", "One guided velocity, text of 24 tokens, one item.", tuple(rows))
 
 
 def codec_section(device: torch.device, runs: int, quick: bool) -> Section:
@@ -165,7 +151,7 @@ def codec_section(device: torch.device, runs: int, quick: bool) -> Section:
             )
         rows += [Row(item=f"{name}, {what}", unit="x real time", ours=timed[what].per(seconds_of_sound))
                  for what in ("encode", "decode")]  # fmt: skip
-    return Section("Codecs", f"{seconds_of_sound:g} s of 48 kHz stereo, float32.", tuple(rows))
+    return Section("", f"{seconds_of_sound:g} s of 48 kHz stereo, float32.", tuple(rows))
 
 
 def pipeline_section(model: str, device: torch.device, runs: int, quick: bool) -> Section:
@@ -182,7 +168,7 @@ def pipeline_section(model: str, device: torch.device, runs: int, quick: bool) -
     steps = pipeline.defaults.steps
     row = Row(item=f"{duration:g} s at {steps} steps", unit="x real time", ours=timed["whole"].per(duration),
               bound=None if quick else 1.0)  # fmt: skip
-    return Section("From words to sound", f"Model {pipeline.name}, its default settings.", (row,))
+    return Section("", f"Model {pipeline.name}, its default settings.", (row,))
 
 
 def memory_section(quick: bool) -> Section:
@@ -200,16 +186,13 @@ def memory_section(quick: bool) -> Section:
             )
         )
         rows.append(Row(item=f"{seconds} s, the sound itself", unit="MiB", ours=sound, better="lower"))
-    return Section(
-        "Memory of decoding over the length", "Codec of the released kind, a quarter of its width.", tuple(rows)
-    )
+    return Section("", "Codec of the released kind, a quarter of its width.", tuple(rows))
 
 
 def released_section(device: torch.device, quick: bool) -> Section:
     """30 s of music by the released network with random weights, bfloat16, and the share of peak arithmetic."""
-    title = "The released size on a GPU"
     if device.type != "cuda":
-        return Section(title, "", skipped="needs a CUDA device")
+        return Section("", "", skipped="needs a CUDA device")
     config = FlowConfig(num_layers=2) if quick else FlowConfig()
     steps, frames = (4, 75) if quick else (64, 750)
     network = random_network(config, device)
@@ -227,7 +210,7 @@ def released_section(device: torch.device, quick: bool) -> Section:
             bound=None if quick else 3.0),
         Row(item="arithmetic", unit="TFLOP/s", ours=rate, limit=_peak_tflops(device)),
     )  # fmt: skip
-    return Section(title, "Random weights, bfloat16, guidance 4, both branches in one call; codec left out.", rows)
+    return Section("", "Random weights, bfloat16, guidance 4, both branches in one call; codec left out.", rows)
 
 
 def _peak_tflops(device: torch.device) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from benchmarks.music import SMALL, random_network
+from benchmarks.music import SMALL, memory_section, random_network
 from benchmarks.music_original import original_guided_step
 from benchmarks.run import main
 from genmm.samplers.guidance import Guidance
@@ -23,3 +24,9 @@ def test_a_quick_run_gives_tables(capsys):
     assert main(["music", "--quick", "--only", "solver", "step", "codec", "released", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "torchdiffeq" in said and "original manner" in said and "needs a CUDA device" in said
+
+
+@pytest.mark.slow
+def test_memory_is_measured_in_processes_of_their_own():
+    grown, sound = memory_section(quick=True).rows[-2:]
+    assert grown.ours >= 0 and sound.ours == pytest.approx(8 * 48_000 * 2 * 4 / 2**20)
