@@ -62,10 +62,14 @@ def test_the_inversion_is_made_once_whatever_the_number_of_descriptions(pipeline
 
 
 def test_the_recipe_of_an_edit_from_an_inversion_says_how_that_was_made(pipeline):
-    inversion = pipeline.invert(chirp(), strength=0.6, method="plain", source_text="calm piano, 90 bpm", seed=4)
+    inversion = pipeline.invert(
+        chirp(), strength=0.6, method="plain", source_text="calm piano, 90 bpm", seed=4, settings={"edit_steps": 5}
+    )
     made = pipeline.edit(inversion, ["organ", "choir"]).only(1)
-    said = {name: made.settings[name] for name in ("strength", "method", "source_text", "texts")}
-    again = pipeline.edit(chirp(), said.pop("texts"), **said, seed=made.seeds[0])
+    said = {name: made.settings[name] for name in ("strength", "method", "source_text")}
+    steps = {"edit_steps": made.settings["edit_steps"]}
+    again = pipeline.edit(chirp(), made.settings["texts"], **said, seed=made.seeds[0], settings=steps)
+    assert again.network_calls == 5 + 5
     assert np.abs(again.samples[0] - made.samples[0]).max() < 1e-4 and again.captions == made.captions
 
 
@@ -77,6 +81,8 @@ def test_too_many_descriptions_and_those_of_other_work_are_refused(pipeline):
     for work in (lambda two: pipeline.inpaint(chirp(), [(0.5, 1.0)], two), lambda two: pipeline.loop(two, bpm=100.0)):
         with pytest.raises(UsageError, match="only an edit takes several"):
             work(["organ", "choir"])
+    with pytest.raises(UsageError, match="made with edit_steps=3"):
+        pipeline.edit(pipeline.invert(chirp(), method="plain"), "organ", settings={"edit_steps": 4})
 
 
 def test_files_are_named_after_their_descriptions_and_never_alike():

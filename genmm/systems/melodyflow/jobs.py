@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,10 +20,12 @@ from genmm.samplers.masked import known_path, soft_keep
 from genmm.systems.melodyflow.captions import Caption
 from genmm.systems.melodyflow.prompts import Prompt
 from genmm.systems.melodyflow.reading import merged, read_caption
-from genmm.systems.melodyflow.request import LONGEST_S, MusicJob, check_seconds, check_spans
+from genmm.systems.melodyflow.request import LONGEST_S, MusicJob, MusicSettings, check_seconds, check_spans
 from genmm.systems.melodyflow.source import Source, keep_mask, prepared, reinserted
 from genmm.systems.melodyflow.studio import Studio
 
+WALK = ("edit_steps", "edit_solver", "sway", "iterations", "keep", "regularisation")
+"""Settings of an inversion; the way back takes the same steps."""
 LOUDEST_LUFS = -5.0
 """A source louder than this is matched to this."""
 
@@ -43,6 +46,8 @@ class Inversion:
     """regularised or plain."""
     source_text: str = ""
     """What the source was said to be."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The settings that it was made with, of those in WALK."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +111,8 @@ def invert(studio: Studio, job: MusicJob) -> Generator[Progress, None, Inversion
     if regularised and studio.settings.edit_solver != "euler":
         raise UsageError("the regularised inversion needs the euler solver; set edit_solver=euler or method plain")
     walked = yield from studio.invert(made, latents, job.seeds, job.strength, regularised)
-    return Inversion(walked, source, job.strength, job.seeds, job.method, job.source_text)
+    own = {name: getattr(studio.settings, name) for name in WALK}
+    return Inversion(walked, source, job.strength, job.seeds, job.method, job.source_text, own)
 
 
 def edit(studio: Studio, job: MusicJob) -> Job:
@@ -122,6 +128,7 @@ def edit(studio: Studio, job: MusicJob) -> Job:
         notes = (*source.notes, "strength 0 gives the source back as it is")
         return Made(tuple(source.samples.copy() for _ in texts), tuple(prompts), seeds, notes)
     inversion = job.source if isinstance(job.source, Inversion) else (yield from invert(studio, job))
+    studio.settings = _walked_back(studio, job, inversion)
     latents = inversion.latents.to(studio.device)
     if len(latents) != len(texts):
         latents = latents.repeat(len(texts) // len(latents), 1, 1)
@@ -216,6 +223,15 @@ def _negative(studio: Studio, job: MusicJob, rows: int) -> list[Prompt]:
     if not job.negative_text:
         return []
     return [studio.reader.prompt(job.negative_text, None, None, 0, False)] * rows
+
+
+def _walked_back(studio: Studio, job: MusicJob, inversion: Inversion) -> MusicSettings:
+    """The settings of an edit, which goes back as its inversion came. Raises: UsageError when it is told else."""
+    other = {name: value for name, value in inversion.settings.items() if job.settings.get(name, value) != value}
+    if other:
+        made = ", ".join(f"{name}={value}" for name, value in other.items())
+        raise UsageError(f"the inversion was made with {made}; edit it with the same, or invert again")
+    return studio.settings.changed(inversion.settings)
 
 
 def _pairs(job: MusicJob) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -209,7 +209,8 @@ class MelodyFlowPipeline:
         """Bring a sound closer to a description while it stays recognisable.
 
         `strength` is how far it is taken back towards noise: 0 gives the source, 1 the strongest edit. Several
-        descriptions make one take each from a single inversion; an Inversion from `invert` saves even that.
+        descriptions (8 at most) make one take each from a single inversion; an Inversion from `invert` saves even
+        that, and brings its own strength, method, source text and steps.
         Raises: as `generate`; MediaError for a silent or broken sound.
         """
         own = {"source": source, "strength": check_strength(strength), "method": method,
