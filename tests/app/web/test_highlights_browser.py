@@ -64,7 +64,7 @@ def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
     started.value.save_as(tmp_path / "reel.mp4")
     assert probe(tmp_path / "reel.mp4").duration_s == pytest.approx(4.0, abs=0.5)
     tab.set_viewport_size({"width": 390, "height": 844})
-    tab.wait_for_timeout(500)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.wait_for_function("document.documentElement.clientWidth <= 390")
+    tab.wait_for_function("document.documentElement.scrollWidth <= 390")
     assert broken == []
     context.close()

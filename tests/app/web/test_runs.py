@@ -23,7 +23,7 @@ class Steps:
     def __call__(self, token: CancelToken):
         try:
             while True:
-                self.go.acquire(timeout=5)
+                self.go.acquire(timeout=300)
                 if self.looks_at_token:
                     token.check()
                 self.done += 1
