@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import genmm
 from app.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -19,16 +20,32 @@ def test_the_command_writes_report_and_card(tiny_sled, corpus, tmp_path, capsys)
     card = tmp_path / "README.md"
     card.write_text("# tiny\n\nA model.\n")
     line = ["evaluate", "--quick", "--model", str(tiny_sled), "--device", "cpu", "--data", str(corpus)]
-    assert main([*line, "--out", str(tmp_path / "report"), "--card", str(card)]) == 0
+    packed = ["--packing", "int8"]
+    assert main([*line, *packed, "--out", str(tmp_path / "report"), "--card", str(card)]) == 0
     shown = capsys.readouterr().out
     data = json.loads((tmp_path / "report" / "speech.json").read_text())
     assert data["report"] == "speech" and data["numbers"] and "## Goals" in shown
+    assert data["settings"]["packing"] == "int8" and "packed as int8" in shown
     assert card.read_text().startswith("# tiny") and "word error rate" in card.read_text()
 
 
 def test_an_unknown_model_is_a_plain_message(capsys):
     assert main(["evaluate", "--model", "no-such-model"]) == 2
     assert "no-such-model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "instead"), [("vqtoken", "bench video_answers"), ("rasl", "highlight_study")])
+def test_models_that_are_measured_elsewhere_are_sent_there(model, instead, capsys):
+    if not any(found.name == model for found in genmm.models()):
+        pytest.skip(f"needs the embedded model {model}")
+    assert main(["evaluate", "--model", model]) == 2
+    said = capsys.readouterr().err
+    assert f"{model} is a model of {model}" in said and instead in said
+
+
+def test_packing_is_for_speech(capsys):
+    assert main(["evaluate", "--model", "melodyflow", "--packing", "int8"]) == 2
+    assert "--packing is for speech models" in capsys.readouterr().err
 
 
 def test_help_answers_without_heavy_imports():
