@@ -120,7 +120,12 @@ def evaluate_speech(
     return SpeechReport(
         model=pipeline.info,
         machine=describe_machine(),
-        settings={**asdict(run.options), "defaults": asdict(pipeline.defaults), "voices": [v.name for v in run.voices]},
+        settings={
+            **asdict(run.options),
+            "defaults": asdict(pipeline.defaults),
+            "voices": [v.name for v in run.voices],
+            "packing": pipeline.engine.packing,
+        },
         notes=tuple(run.all_notes()),
         **found,
     )

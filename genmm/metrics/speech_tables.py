@@ -52,7 +52,9 @@ def _settings(report: SpeechReport) -> list[str]:
     names = ("guidance", "temperature", "draws", "draw_merge", "stop_threshold", "retries")
     used = ", ".join(f"{name} {defaults[name]}" for name in names if name in defaults)
     seed = f"Seed {report.settings['seed']}. " if "seed" in report.settings else ""
-    return [f"{seed}Speech was made with {used}." if used else seed.strip()]
+    packing = report.settings.get("packing", "live")
+    packed = "" if packing == "live" else f" Weights were packed as {packing}."
+    return [(f"{seed}Speech was made with {used}." if used else seed.strip()) + packed]
 
 
 def _goals(report: SpeechReport) -> list[str]:
