@@ -130,9 +130,9 @@ BROWSER_ARGUMENTS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
-BROWSER_LIMIT_S = 500.0
-"""A browser that is still busy with one test then is ended. Playwright waits for a stuck one without end, and a
-time limit that interrupts Playwright itself leaves it unable to close anything."""
+BROWSER_MARGIN_S = 100.0
+"""So long before a test's own time limit its browser is ended, with what drives it. Playwright waits for a stuck one
+without end, and a limit that interrupts Playwright itself leaves it unable to close anything."""
 
 
 def _descendants(process: int) -> list[int]:
@@ -151,10 +151,11 @@ def _descendants(process: int) -> list[int]:
 
 
 def _end_browsers() -> None:
-    """Kill every Chromium that this process has started; what waits for one then gets an error."""
+    """Kill every browser that this process has started, and its driver; what waits for one then gets an error."""
     for process in _descendants(os.getpid()):
         with contextlib.suppress(OSError):
-            if "chrom" in (Path("/proc") / str(process) / "comm").read_text():
+            command = (Path("/proc") / str(process) / "cmdline").read_bytes().lower()
+            if any(name in command for name in (b"chrom", b"headless", b"playwright")):
                 os.kill(process, signal.SIGKILL)
 
 
@@ -170,17 +171,18 @@ def _no_longer_than(seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def browser() -> Iterator:
+def browser(request: pytest.FixtureRequest) -> Iterator:
     """A headless Chromium of the test's own; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install genmm[test]")
     names = ("chromium", "chromium-browser", "google-chrome")
     program = os.environ.get("GENMM_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip("needs Chromium: install the package chromium, or name the program in GENMM_CHROMIUM")
-    with playwright.sync_playwright() as started:
-        with _no_longer_than(BROWSER_LIMIT_S):
-            browser = started.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
-            yield browser
+    mark = request.node.get_closest_marker("timeout")
+    limit_s = float(mark.args[0]) if mark and mark.args else float(request.config.getini("timeout"))
+    with _no_longer_than(limit_s - BROWSER_MARGIN_S), playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
+        yield browser
         with _no_longer_than(30.0), contextlib.suppress(playwright.Error):
             browser.close()
 
