@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from genmm.core.errors import ConfigError
 from genmm.losses.adversarial import (
@@ -23,7 +24,7 @@ from genmm.losses.adversarial import (
 )
 from genmm.losses.balancer import LossBalancer
 from genmm.losses.spectral import MultiScaleLogMelLoss
-from genmm.nn.tones import LogSemitones, semitone_hz
+from genmm.nn.tones import SemitoneLevels, semitone_hz
 from genmm.systems.melodyflow.config import SeanetConfig
 from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
 from genmm.systems.melodyflow.vae import SeanetCodec
@@ -51,7 +52,7 @@ class StereoSpectralLoss(nn.Module):
         super().__init__()
         self.pitch_weight = pitch_weight
         count = int(12 * math.log2(0.45 * sample_rate / float(semitone_hz(1)[0]))) + 1
-        self.pitch = LogSemitones(sample_rate, self.PITCH_WINDOW, self.PITCH_WINDOW // 4, min(96, count))
+        self.pitch = SemitoneLevels(sample_rate, self.PITCH_WINDOW, self.PITCH_WINDOW // 4, min(96, count))
         self.mel = MultiScaleLogMelLoss(sample_rate, (512, 1024, 2048, 4096), (40, 64, 96, 128))
         self.lines_weight = lines_weight
         self.lines_share = self.LINES_HZ / sample_rate
@@ -84,6 +85,16 @@ class StereoSpectralLoss(nn.Module):
         window = getattr(self, f"window_{size}") if fits == size else torch.hann_window(fits, device=signal.device)
         spectrum = torch.stft(signal, fits, fits // 4, window=window, return_complex=True)
         return (spectrum[:, : max(1, int(self.lines_share * fits))].abs() / fits * 64 + 1e-3).log()
+
+
+def tone_targets(levels: Tensor) -> Tensor:
+    """What oscillators should play, of semitone levels [..., N]: the levels at their peaks along pitch, else 0.
+
+    A tone lifts the bands beside its own; an oscillator there would only beat against it.
+    """
+    beside = functional.pad(levels, (1, 1))
+    is_peak = (levels >= beside[..., :-2]) & (levels > beside[..., 2:])
+    return levels * is_peak
 
 
 class _CodecTask(GenerativeModule):
@@ -173,7 +184,9 @@ class MusicCodecTask(_CodecTask):
         total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
         mel_weight: weight of the spectral loss beside the adversarial ones.
         lines_weight: weight of single lines within the spectral loss; more of it makes pitch count more.
-        pitch_weight: weight of semitone bands within the spectral loss.
+        pitch_weight: weight of semitone levels within the spectral loss.
+        tones_weight: weight of the distance between oscillators and the tones of the sound. Through the spectra alone
+            a codec does not find out within thousands of steps which oscillator makes which tone.
         feature_weight: weight of feature matching, relative to the adversarial loss.
         adversarial_from: share of the run after which the discriminators join; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
@@ -191,6 +204,7 @@ class MusicCodecTask(_CodecTask):
         mel_weight: float = 15.0,
         lines_weight: float = 1.0,
         pitch_weight: float = 0.0,
+        tones_weight: float = 1000.0,
         feature_weight: float = 2.0,
         adversarial_from: float = 1.0,
         latent_noise: float = 0.4,
@@ -206,7 +220,7 @@ class MusicCodecTask(_CodecTask):
         super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
         self.spectral.lines_weight, self.spectral.pitch_weight = lines_weight, pitch_weight
         self.codec = made.train()
-        self.mel_weight, self.feature_weight = mel_weight, feature_weight
+        self.mel_weight, self.feature_weight, self.tones_weight = mel_weight, feature_weight, tones_weight
         self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype
         if not train_encoder:
             self.codec.encoder.requires_grad_(False)
@@ -221,9 +235,12 @@ class MusicCodecTask(_CodecTask):
         self._set_rate(int(self.step_count))
         latents = self.codec.latents(batch)
         size = self.latent_noise * torch.rand(len(batch), 1, 1, device=batch.device)
-        output = self.codec.decoder(latents + size * torch.randn_like(latents))
+        output, loudness = self.codec.decoder.parts(latents + size * torch.randn_like(latents))
         spectral = self.spectral(output, batch, int(self.step_count))
         terms, loss = {"spectral": spectral.detach()}, self.mel_weight * spectral
+        if loudness is not None:
+            tones = self._tone_distance(loudness, batch)
+            terms["tones"], loss = tones.detach(), loss + self.tones_weight * tones
         if int(self.step_count) >= self.adversarial_start:
             judged = self._judged(output, batch, judge_optimizer)
             loss = loss + judged["fooling"] + self.feature_weight * judged["matching"]
@@ -231,6 +248,13 @@ class MusicCodecTask(_CodecTask):
         codec_optimizer.zero_grad()
         self.manual_backward(loss)
         self._finish(codec_optimizer, {"loss": loss.detach(), **terms}, batch)
+
+    def _tone_distance(self, loudness: Tensor, batch: Tensor) -> Tensor:
+        """Squared distance of oscillators [B, J, 2, N] from the tones of a batch, both as loudness."""
+        with torch.no_grad():
+            levels = self.codec.encoder.pitch(batch.flatten(0, 1)).unflatten(0, batch.shape[:2]).transpose(1, 2)
+            wanted = tone_targets(levels)
+        return ((SemitoneLevels.POWER * loudness).exp() - wanted).square().mean()
 
     def losses(self, batch: Tensor, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Distance of held-out crops through the codec, without noise, and of the sides alone."""

@@ -29,6 +29,8 @@ class OptimConfig:
     muon_rate: float | None = None
     """Peak learning rate of Muon for the matrices of repeated layers, above 0; None leaves all weights to AdamW.
     Updates are scaled to the size of AdamW's, so the same order of rate fits both."""
+    muon_all: bool = False
+    """Give Muon the matrices of first and last layers too."""
     eps: float = 1e-8
     """Added to Adam's denominator, above 0."""
     warmup_steps: int = 0
@@ -64,12 +66,13 @@ def decays(owner: nn.Module, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and not isinstance(owner, NORM_TYPES)
 
 
-def is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon may move it: a matrix of a numbered layer, such as `blocks.3.mlp.weight`.
+def is_layer_matrix(name: str, parameter: nn.Parameter, everywhere: bool = False) -> bool:
+    """Whether Muon may move it: a matrix of a numbered layer, such as `blocks.3.mlp.weight`, or any matrix.
 
-    First and last layers and embeddings are better left to AdamW (Muon's authors, kellerjordan.github.io/posts/muon).
+    First and last layers are usually left to AdamW (Muon's authors, kellerjordan.github.io/posts/muon).
     """
-    return parameter.ndim == 2 and min(parameter.shape) > 1 and any(part.isdecimal() for part in name.split("."))
+    is_numbered = any(part.isdecimal() for part in name.split("."))
+    return parameter.ndim == 2 and min(parameter.shape) > 1 and (everywhere or is_numbered)
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, *, prefix: str = "") -> list[dict]:
@@ -90,7 +93,11 @@ def parameter_groups(module: nn.Module, config: OptimConfig, *, prefix: str = ""
             unused.discard(match)
             scale = config.rate_scales[match] if match is not None else 1.0
             decay = config.weight_decay if decays(owner, parameter) else 0.0
-            muon = config.muon_rate is not None and decays(owner, parameter) and is_layer_matrix(full, parameter)
+            muon = (
+                config.muon_rate is not None
+                and decays(owner, parameter)
+                and is_layer_matrix(full, parameter, config.muon_all)
+            )
             rate = (config.muon_rate if muon else config.learning_rate) * scale
             group = groups.setdefault(
                 (muon, decay, scale), {"params": [], "weight_decay": decay, "lr": rate, "is_muon": muon}

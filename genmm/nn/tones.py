@@ -30,12 +30,15 @@ def semitone_filterbank(count: int, n_fft: int, sample_rate: int) -> Tensor:
     return (1.0 - (bins - centres).abs() / half).clamp_min(0.0).float()
 
 
-class LogSemitones(nn.Module):
-    """Natural log of the level around each semitone, floored at 1e-5: [B, S] -> [B, J, N], J = ceil(S / hop).
+class SemitoneLevels(nn.Module):
+    """Amplitude around each semitone to the power 0.3: [B, S] -> [B, J, N] in about [0, 1], J = ceil(S / hop).
 
-    Frame j is centred at sample j * hop + centre. Levels are roots of summed power: a sine of amplitude 1 gives about
-    0.3 at its semitone, whatever its pitch.
+    Frame j is centred at sample j * hop + centre. The power is close to loudness: a logarithm would give what lies
+    between the tones, 60 dB down, as much weight as the tones. A sine of amplitude 1 gives about 0.9 at its semitone,
+    whatever its pitch.
     """
+
+    POWER, FLOOR = 0.3, 1e-4
 
     def __init__(self, sample_rate: int, n_fft: int, hop: int, count: int, centre: int = 0) -> None:
         super().__init__()
@@ -52,7 +55,8 @@ class LogSemitones(nn.Module):
         padded = functional.pad(waveform.float(), (self.shift, right))
         spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
         power = torch.view_as_real(spectrum[:, : self.bins, :frames]).square().sum(-1)
-        return 0.5 * (self.filters @ power).clamp_min(1e-10).log().transpose(1, 2)
+        amplitude_squared = (self.filters @ power) * 8.0 + self.FLOOR**2
+        return amplitude_squared.pow(0.5 * self.POWER).transpose(1, 2)
 
 
 class ToneBank(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,13 @@ def test_muon_gets_the_matrices_of_numbered_layers_and_nothing_else():
     assert muon == {"layers.0.weight", "layers.2.weight"}
     assert sorted(names[id(p)] for group in optimizer.param_groups for p in group["params"]) == sorted(names.values())
     assert {group["lr"] for group in optimizer.param_groups if group["is_muon"]} == {2e-2}
+
+
+def test_muon_gets_every_matrix_when_asked():
+    module = small()
+    optimizer = build_optimizer(module, replace(BOTH, muon_all=True))
+    muon = [p for group in optimizer.param_groups if group["is_muon"] for p in group["params"]]
+    assert len(muon) == 4 and all(parameter.ndim == 2 for parameter in muon)
 
 
 def test_without_a_rate_all_is_adamw():

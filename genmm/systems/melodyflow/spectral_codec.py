@@ -23,14 +23,14 @@ from torch.nn import functional
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.nn.spectral import LogMel, OverlapAddSynthesis
-from genmm.nn.tones import LogSemitones, ToneBank, semitone_hz
+from genmm.nn.tones import SemitoneLevels, ToneBank, semitone_hz
 from genmm.systems.melodyflow.config import known_fields
 from genmm.systems.melodyflow.latents import Posterior
 
-QUIET = -7.0
+QUIET = -9.0
 """Log-amplitude with which oscillators start."""
-PITCH_OFFSET = 2.0
-"""Brings semitone bands to about the range of mel bands, whose magnitudes are sums."""
+PITCH_SCALE = 12.0
+"""Brings semitone levels to about the range of log-mel bands."""
 PIECE_FRAMES = 250
 """Latent frames (20 s) that are encoded or decoded at a time."""
 
@@ -71,6 +71,8 @@ class SpectralCodecConfig:
     """Blocks of encoder and decoder at the latent rate, each."""
     decoder_depth: int = 4
     """Blocks of the decoder at the spectral rate."""
+    output_gain: float = 1.0
+    """Factor on the log-magnitudes that the decoder gives; more of it lets them find their range in fewer steps."""
     deviation: float = 0.1
     """Deviation of the posterior around the standardised latents, in [0, 2]."""
 
@@ -78,7 +80,8 @@ class SpectralCodecConfig:
         for entry in fields(self):
             value = getattr(self, entry.name)
             least = 0 if entry.name == "semitones" else 1
-            if entry.name != "deviation" and (not isinstance(value, int) or value < least):
+            is_whole = entry.name not in ("deviation", "output_gain")
+            if is_whole and (not isinstance(value, int) or value < least):
                 raise ConfigError(f"codec.{entry.name} must be a whole number of at least {least}, got {value!r}")
         if self.semitones and float(semitone_hz(self.semitones)[-1]) >= self.sample_rate / 2:
             raise ConfigError(
@@ -89,6 +92,8 @@ class SpectralCodecConfig:
                 f"codec.synthesis_window must be a multiple of spectral_hop, "
                 f"got {self.synthesis_window} and {self.spectral_hop}"
             )
+        if not 0.0 < self.output_gain <= 100.0:
+            raise ConfigError(f"codec.output_gain must be above 0 and at most 100, got {self.output_gain}")
         if not 0.0 <= self.deviation <= 2.0:
             raise ConfigError(f"codec.deviation must be in [0, 2], got {self.deviation}")
 
@@ -164,7 +169,7 @@ class SpectralEncoder(nn.Module):
         )
         self.pitch = None
         if config.semitones:
-            self.pitch = LogSemitones(rate, config.pitch_window, hop, config.semitones, config.synthesis_window // 2)
+            self.pitch = SemitoneLevels(rate, config.pitch_window, hop, config.semitones, config.synthesis_window // 2)
         self.enter = nn.Linear(3 * (config.mel_bands + config.semitones) + config.onset_bands, config.width)
         self.fine = blocks(config.width, config.encoder_depth)
         self.down = nn.Linear(config.width * config.frames_per_latent, config.latent_width)
@@ -186,7 +191,7 @@ class SpectralEncoder(nn.Module):
         signals = torch.cat((waveform, middle), 1)
         parts = [self._bands(self.mels[0], signals), self.mels[1](middle[:, 0])]
         if self.pitch is not None:
-            parts.append(self._bands(self.pitch, signals) + PITCH_OFFSET)
+            parts.append(PITCH_SCALE * self._bands(self.pitch, signals))
         features = torch.cat(parts, -1) / 4.0 + 1.0
         frames = self.fine(self.enter(features))
         frames = frames.unflatten(1, (-1, self.frames_per_latent)).flatten(2)  # [B, J, W] -> [B, T, 8 W]
@@ -210,11 +215,12 @@ class SpectralDecoder(nn.Module):
         self.fine = blocks(config.width, config.decoder_depth)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.bins = config.synthesis_window // 2 + 1
+        self.gain = config.output_gain
         self.leave = nn.Linear(config.width, 4 * self.bins)  # log-magnitude and phase of two channels
         self.tones = None
         if config.semitones:
             self.loudness = nn.Linear(config.width, 2 * config.semitones)  # log-amplitude in two channels
-            nn.init.constant_(self.loudness.bias, QUIET)
+            nn.init.zeros_(self.loudness.bias)
             self.tones = ToneBank(config.sample_rate, config.spectral_hop, config.semitones)
         self.synthesis = OverlapAddSynthesis(config.synthesis_window, config.spectral_hop)
 
@@ -229,18 +235,24 @@ class SpectralDecoder(nn.Module):
         """Waveforms in float32. `first` counts the latents before the given ones; oscillators run on from there, and
         come back to where they were after `cycle` latents.
         """
+        return self.parts(latents, first, cycle)[0]
+
+    def parts(self, latents: Tensor, first: int = 0, cycle: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Waveforms, and log-amplitudes [B, J, 2, N] of the oscillators if there are any."""
         frames = self.up(self.coarse(self.enter(latents))).unflatten(2, (self.frames_per_latent, -1)).flatten(1, 2)
         frames = self.norm(self.fine(frames).float())
         log_magnitude, phase = self.leave(frames).float().unflatten(2, (2, 2, self.bins)).unbind(2)
-        spectrum = torch.polar(log_magnitude.clamp_max(7.0).exp(), phase)  # [B, J, 2, F]
+        spectrum = torch.polar((self.gain * log_magnitude).clamp_max(7.0).exp(), phase)  # [B, J, 2, F]
         spectrum = spectrum.transpose(1, 2).flatten(0, 1)
-        waveform = self.synthesis(spectrum)
+        waveform, loudness = self.synthesis(spectrum), None
         if self.tones is not None:
-            loudness = self.loudness(frames).float().clamp_max(1.0).exp().unflatten(2, (2, -1))  # [B, J, 2, N]
+            loudness = (QUIET + self.gain * self.loudness(frames).float()).clamp_max(1.0)
+            loudness = loudness.unflatten(2, (2, -1))  # [B, J, 2, N]
+            amplitudes = loudness.exp().transpose(1, 2).flatten(0, 1)
             rate = self.frames_per_latent
             cycle = None if cycle is None else cycle * rate
-            waveform = waveform + self.tones(loudness.transpose(1, 2).flatten(0, 1), first * rate, cycle)
-        return waveform.unflatten(0, (latents.shape[0], 2))
+            waveform = waveform + self.tones(amplitudes, first * rate, cycle)
+        return waveform.unflatten(0, (latents.shape[0], 2)), loudness
 
 
 class SpectralCodec(nn.Module):
