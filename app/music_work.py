@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
+from app.recipes import find_recipe
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
-from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
     from genmm.media.audio import Audio
@@ -76,7 +76,7 @@ def recipe_of(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
     """The recipe that the person starts from. Raises: UsageError when it is for something else."""
     if not args.recipe:
         return None
-    recipe = read_recipe(args.recipe)
+    recipe = find_recipe(args.recipe)
     found = recipe["settings"].get("kind") if recipe["task"] == "music" else recipe["task"]
     if found != kind:
         raise UsageError(f"{args.recipe} is a recipe for {found}, not for {kind}")
@@ -141,12 +141,12 @@ def read_source(path: str) -> Audio:
 
 
 def said_of(path: str) -> str:
-    """What the recipe beside a recording says it is, in the fixed grammar; "" when there is none or it is not music."""
+    """What the recipe of a recording says it is, in the fixed grammar; "" when there is none or it is not music."""
     from genmm.core.errors import GenmmError
     from genmm.systems.melodyflow.captions import Caption
 
     try:
-        recipe = read_recipe(path)
+        recipe = find_recipe(path)
         captions = recipe.get("captions") if recipe["task"] == "music" else None
         return Caption.from_dict(captions[0]).text() if captions else ""
     except (GenmmError, TypeError, KeyError):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
+from app.recipes import find_recipe
 from genmm.core.errors import DataError, UsageError
-from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
     from genmm.systems.tokenset.pipeline import TokenSetPipeline
@@ -88,7 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, save, say what was made."""
-    recipe = read_recipe(args.recipe) if args.recipe else None
+    recipe = find_recipe(args.recipe) if args.recipe else None
     if recipe is not None and recipe["task"] != "image":
         raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for pictures")
     _check_use(args)

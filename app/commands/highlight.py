@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
+from app.recipes import find_recipe
 from genmm.core.errors import UsageError
-from genmm.core.results import read_recipe
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay
@@ -136,7 +136,7 @@ def _check(args: argparse.Namespace) -> None:
 def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.recipe:
         return None
-    recipe = read_recipe(args.recipe)
+    recipe = find_recipe(args.recipe)
     if recipe["task"] != "highlight":
         raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for highlights")
     return recipe

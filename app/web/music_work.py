@@ -51,6 +51,8 @@ __all__ = [
 
 SYSTEM = "melodyflow"
 MAX_TAKES = 4
+SOURCE_STEM = "source"
+"""Name of the recording that was handed in, among the results."""
 KINDS = {
     "generate": "New music",
     "loop": "Loop",
@@ -288,6 +290,8 @@ def _job(pipeline: Any, form: MusicForm, source: Audio | None) -> Any:
 def save_takes(result: MusicResult, form: MusicForm, source: Audio | None, folder: Path, pictures: bool) -> Composed:
     """Write wav, flac, recipe and, when asked for, pictures of every take into a folder."""
     stem = form.kind if result.is_many_edits else safe_stem(form.text or form.kind, max_chars=40)
+    if stem == SOURCE_STEM:
+        stem = f"{stem}_{form.kind}"
     paths = result.save(folder / f"{stem}.wav")
     count, takes = len(result.samples), []
     for number, (sound, recipe) in enumerate(zip(paths[:count], paths[count:], strict=True)):
@@ -310,7 +314,7 @@ def save_takes(result: MusicResult, form: MusicForm, source: Audio | None, folde
         )
     heard = None
     if source is not None:
-        heard = write_audio(folder / "source.wav", source.stereo().samples, source.sample_rate)
+        heard = write_audio(folder / f"{SOURCE_STEM}.wav", source.stereo().samples, source.sample_rate)
     return Composed(
         takes=tuple(takes),
         kind=form.kind,

@@ -36,6 +36,9 @@ def test_compose_writes_music_and_says_what_was_understood(here, capsys):
     assert first.samples.shape == (2, 12000)
     assert main(["compose", "--recipe", "out.json", "-o", "again.flac", "--model", "./tiny", "--device", "cpu"]) == 0
     assert np.array_equal(read_audio(here / "again.flac").samples, first.samples)
+    (here / "out.json").unlink()  # the sound itself carries its recipe
+    assert main(["compose", "--recipe", "out.flac", "-o", "third.flac", "--model", "./tiny", "--device", "cpu"]) == 0
+    assert np.array_equal(read_audio(here / "third.flac").samples, first.samples)
 
 
 def test_edit_extend_and_loop(here, capsys):
