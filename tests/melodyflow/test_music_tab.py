@@ -69,7 +69,7 @@ def test_a_result_that_is_edited_brings_along_what_it_is(pool, tmp_path):
     form = MusicForm(kind=kind, text="guitar", source=path, source_text=said, strength=0.5, seeds=(1,))
     edited = run(form, pool, tmp_path)
     named = run(replace(form, text="source"), pool, tmp_path)  # a description may be called like the kept recording
-    assert named.source != named.takes[0].sound and named.source.is_file() and named.takes[0].sound.is_file()
+    assert named.source != named.takes[0].path and named.source.is_file() and named.takes[0].path.is_file()
     assert "kept from the source" in edited.takes[0].sentence
     assert recipe_values(read_recipe(edited.takes[0].recipe), pool, Limits())[7] == said
 
