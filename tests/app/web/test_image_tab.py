@@ -248,4 +248,20 @@ def test_the_tab_in_a_browser(browser, image_page, upload, tmp_path):
     tab.get_by_role("option", name="Show where it spends its tokens").click()
     tab.locator("#image-apply").click()
     tab.wait_for_selector(".gm-table:visible")
+
+    tab.get_by_label("What to do").click()
+    tab.get_by_role("option", name="Redraw the marked part").click()
+    canvas = tab.locator("#image-canvas canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.mouse.move(middle[0] - 30, middle[1])
+    tab.mouse.down()
+    tab.mouse.move(middle[0] + 30, middle[1], steps=8)
+    tab.mouse.up()
+    tab.evaluate("document.querySelectorAll('.gm-note-done').forEach(note => note.dataset.old = 'yes')")
+    tab.locator("#image-apply").click()
+    tab.wait_for_selector(".gm-note-done:not([data-old]):visible")
+    assert "Share in the marked part" in tab.locator(".gm-table:visible").first.inner_text()
+    assert tab.locator("#image-gallery img").count() >= 4
     assert not broken
