@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from datamodules.base import GenerativeData
 from datamodules.image_sources import PictureEntry, PictureSource
@@ -27,19 +28,23 @@ from genmm.systems.tokenset.text import text_pieces, text_rows
 log = logging.getLogger(__name__)
 ENCODE_BATCH = 64
 """Pictures that are tokenised together."""
+MOVES = ((0, 0), (1, 2), (-2, 1), (2, -1), (-1, -2), (2, 2), (-2, -2), (1, -2), (-1, 2))
+"""Pixels down and right by which versions of a picture are moved; tokenizers are trained with as much."""
 
 
 class TokenStore:
-    """Tokens [N, V, M] of N pictures in V versions (as it is, mirrored), in one file of 2 bytes each."""
+    """Tokens [N, V, M] of N pictures in V versions (as is, moved, and each mirrored), in one file of 2 bytes each."""
 
-    def __init__(self, pictures: PictureStore, tokenizer: str, size: int, *, mirrored: bool) -> None:
-        self.pictures, self.tokenizer, self.size, self.versions = pictures, tokenizer, size, 2 if mirrored else 1
+    def __init__(self, pictures: PictureStore, tokenizer: str, size: int, *, mirrored: bool, moved: int = 0) -> None:
+        self.pictures, self.tokenizer, self.size = pictures, tokenizer, size
+        self.mirrored, self.moves = mirrored, MOVES[: 1 + moved]
         self._tokens: np.ndarray | None = None
 
     def build(self) -> np.ndarray:
         """The tokens; made and stored when they are not there yet."""
         if self._tokens is None:
-            name = f"{self.pictures.path.stem}|{fingerprint(self.tokenizer)}|{self.size}|{self.versions}"
+            versions = f"{int(self.mirrored)}|{len(self.moves)}"
+            name = f"{self.pictures.path.stem}|{fingerprint(self.tokenizer)}|{self.size}|{versions}"
             path = cache_folder("tokens") / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.npy"
             if not path.is_file():
                 with atomic_path(path) as temporary:
@@ -55,10 +60,21 @@ class TokenStore:
             rows = range(first, min(len(self.pictures.entries), first + ENCODE_BATCH))
             images = torch.from_numpy(np.stack([self.pictures[row] for row in rows])).permute(0, 3, 1, 2)
             images = images.float() / 127.5 - 1.0
-            versions = [images, images.flip(-1)][: self.versions]
+            versions = [moved(images, *move) for move in self.moves]
+            if self.mirrored:
+                versions += [version.flip(-1) for version in versions]
             parts.append(torch.stack([tokenizer.encode(version, self.size) for version in versions], dim=1))
         log.info("%d pictures tokenised", len(self.pictures.entries))
         return torch.cat(parts).numpy().astype(np.uint16)
+
+
+def moved(images: Tensor, down: int, right: int) -> Tensor:
+    """Pictures [B, 3, H, H] moved by some pixels; the border goes on outwards."""
+    if not down and not right:
+        return images
+    edge, side = max(abs(down), abs(right)), images.shape[-1]
+    padded = functional.pad(images, (edge, edge, edge, edge), mode="replicate")
+    return padded[..., edge - down : edge - down + side, edge - right : edge - right + side]
 
 
 class TokenisedPictures:
@@ -104,6 +120,7 @@ class CountData(GenerativeData):
         tokens: int,
         source: PictureSource = PictureSource(),  # noqa: B008 - frozen
         mirrored: bool = False,
+        moved: int = 0,
         text_rows: int = 4096,
         batch_size: int = 32,
         workers: int = 0,
@@ -115,6 +132,8 @@ class CountData(GenerativeData):
             tokens: Size M of the sets.
             source: Where the pictures come from.
             mirrored: Tokenise every picture mirrored too.
+            moved: Further versions of every picture, moved by one or two pixels; few pictures are otherwise learned by
+                heart.
             text_rows: Rows of the network's text table; 0 leaves captions out.
             batch_size: Sets in a batch on one device.
             workers: Processes that read data; 0 reads in the training process.
@@ -124,7 +143,9 @@ class CountData(GenerativeData):
         if tokens < 1 or text_rows < 0:
             raise ConfigError(f"tokens must be at least 1 and text_rows at least 0, got {tokens} and {text_rows}")
         self.text_rows, self.size = text_rows, tokens
-        self._of = (tokenizer, source, mirrored)
+        if not 0 <= moved < len(MOVES):
+            raise ConfigError(f"moved must be from 0 to {len(MOVES) - 1}, got {moved}")
+        self._of = (tokenizer, source, mirrored, moved)
         self._pictures: PictureStore | None = None
         self._tokens: TokenStore | None = None
         self._codes: int | None = None
@@ -133,7 +154,7 @@ class CountData(GenerativeData):
     def pictures(self) -> PictureStore:
         """The pictures behind the sets."""
         if self._pictures is None:
-            tokenizer, source, _ = self._of
+            tokenizer, source, *_ = self._of
             config = load_tokenizer(tokenizer).config
             self._codes, self._pictures = config.codes, PictureStore(source, config.image_size)
         return self._pictures
@@ -142,8 +163,8 @@ class CountData(GenerativeData):
     def tokens(self) -> TokenStore:
         """The sets."""
         if self._tokens is None:
-            tokenizer, _, mirrored = self._of
-            self._tokens = TokenStore(self.pictures, tokenizer, self.size, mirrored=mirrored)
+            tokenizer, _, mirrored, moves = self._of
+            self._tokens = TokenStore(self.pictures, tokenizer, self.size, mirrored=mirrored, moved=moves)
         return self._tokens
 
     def label_values(self) -> dict[str, tuple[str, ...]]:
