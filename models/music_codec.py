@@ -191,6 +191,7 @@ class MusicCodecTask(_CodecTask):
         adversarial_from: share of the run after which the discriminators join; 1 never.
         latent_noise: upper end of the noise on standardised latents, in standard deviations.
         start_from: codec folder to go on from; its sizes then replace `codec`.
+        synthesis_from_hz: in Hz, replaces that of `start_from`; null leaves it.
         train_encoder: False keeps encoder and latents, so that models of the latents stay valid.
         export_dtype: number format of the exported weights.
     """
@@ -209,14 +210,16 @@ class MusicCodecTask(_CodecTask):
         adversarial_from: float = 1.0,
         latent_noise: float = 0.4,
         start_from: str | None = None,
+        synthesis_from_hz: int | None = None,
         train_encoder: bool = True,
         export_dtype: str = "float16",
         optimizer: OptimConfig | None = None,
         bad_steps: BadStepPolicy | None = None,
     ) -> None:
-        made = (
-            SpectralCodec(codec) if start_from is None else SpectralCodec.from_folder(start_from).requires_grad_(True)
-        )
+        if start_from is None:
+            made = SpectralCodec(codec)
+        else:
+            made = SpectralCodec.from_folder(start_from, synthesis_from_hz=synthesis_from_hz).requires_grad_(True)
         super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
         self.spectral.lines_weight, self.spectral.pitch_weight = lines_weight, pitch_weight
         self.codec = made.train()

@@ -1,5 +1,7 @@
 """Both codecs: pieces equal the whole, lengths, posterior, weight norm, folders."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_music import tiny_codec
@@ -7,7 +9,7 @@ from tiny_music import tiny_codec
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.systems.melodyflow.config import SeanetConfig
 from genmm.systems.melodyflow.latents import Posterior
-from genmm.systems.melodyflow.spectral_codec import SpectralCodec
+from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
 from genmm.systems.melodyflow.vae import SeanetCodec
 
 SMALL = SeanetConfig(sample_rate=2400, dimension=6, n_filters=4, ratios=(4, 3, 2))
@@ -75,6 +77,26 @@ def test_the_small_codec_decodes_long_music_in_pieces():
     assert whole.shape == (1, 2, 60 * 640)
     torch.testing.assert_close(codec.decode(latents, 9), whole, atol=1e-5, rtol=1e-4)
     assert codec.encode(torch.randn(1, 2, 640 * 3 + 1)).mean.shape == (1, 8, 4)
+
+
+def test_below_the_crossing_oscillators_alone_sound():
+    torch.manual_seed(4)
+    plain = tiny_codec()
+    high = SpectralCodec(replace(plain.config, synthesis_from_hz=1000)).eval().requires_grad_(False)
+    high.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        plain.decoder.loudness.weight.zero_()  # silent oscillators
+        high.decoder.loudness.weight.zero_()
+    latents = torch.randn(1, 8, 40)
+    full, cut = (torch.fft.rfft(codec.decode(latents)[0, 0]).abs() for codec in (plain, high))
+    hertz = torch.fft.rfftfreq(40 * 640, 1 / 8000)
+    assert float(cut[hertz < 450].square().mean()) < 0.01 * float(full[hertz < 450].square().mean())
+    torch.testing.assert_close(cut[hertz > 1100], full[hertz > 1100], atol=0.05 * float(full.max()), rtol=0.2)
+
+
+def test_a_crossing_needs_oscillators():
+    with pytest.raises(ConfigError, match="needs oscillators"):
+        SpectralCodecConfig(synthesis_from_hz=1000)
 
 
 def test_the_small_codec_encodes_long_music_in_pieces():

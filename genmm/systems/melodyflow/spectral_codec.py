@@ -12,7 +12,7 @@ Letters: B batch, C audio channels (2), S samples, J spectral frames (100 a seco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,6 +71,9 @@ class SpectralCodecConfig:
     """Blocks of encoder and decoder at the latent rate, each."""
     decoder_depth: int = 4
     """Blocks of the decoder at the spectral rate."""
+    synthesis_from_hz: int = 0
+    """Below this, in Hz, oscillators alone make the output; 0 leaves the inverse transform all frequencies. Its frames
+    buzz at multiples of their rate, 100 Hz, which are wrong notes where harmony lies."""
     output_gain: float = 1.0
     """Factor on the log-magnitudes that the decoder gives; more of it lets them find their range in fewer steps."""
     deviation: float = 0.1
@@ -79,7 +82,7 @@ class SpectralCodecConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            least = 0 if entry.name == "semitones" else 1
+            least = 0 if entry.name in ("semitones", "synthesis_from_hz") else 1
             is_whole = entry.name not in ("deviation", "output_gain")
             if is_whole and (not isinstance(value, int) or value < least):
                 raise ConfigError(f"codec.{entry.name} must be a whole number of at least {least}, got {value!r}")
@@ -91,6 +94,11 @@ class SpectralCodecConfig:
             raise ConfigError(
                 f"codec.synthesis_window must be a multiple of spectral_hop, "
                 f"got {self.synthesis_window} and {self.spectral_hop}"
+            )
+        if self.synthesis_from_hz and (not self.semitones or self.synthesis_from_hz >= self.sample_rate / 2):
+            raise ConfigError(
+                f"codec.synthesis_from_hz needs oscillators (semitones) and must lie below {self.sample_rate / 2:g}, "
+                f"got {self.synthesis_from_hz} with {self.semitones} semitones"
             )
         if not 0.0 < self.output_gain <= 100.0:
             raise ConfigError(f"codec.output_gain must be above 0 and at most 100, got {self.output_gain}")
@@ -223,6 +231,9 @@ class SpectralDecoder(nn.Module):
             nn.init.zeros_(self.loudness.bias)
             self.tones = ToneBank(config.sample_rate, config.spectral_hop, config.semitones)
         self.synthesis = OverlapAddSynthesis(config.synthesis_window, config.spectral_hop)
+        hertz = torch.linspace(0.0, config.sample_rate / 2, self.bins)
+        rising = (hertz / max(1, config.synthesis_from_hz) * 2.0 - 1.0).clamp(0.0, 1.0)  # over the octave below
+        self.register_buffer("opening", rising if config.synthesis_from_hz else torch.ones(self.bins), persistent=False)
 
     @property
     def halo(self) -> int:
@@ -242,7 +253,7 @@ class SpectralDecoder(nn.Module):
         frames = self.up(self.coarse(self.enter(latents))).unflatten(2, (self.frames_per_latent, -1)).flatten(1, 2)
         frames = self.norm(self.fine(frames).float())
         log_magnitude, phase = self.leave(frames).float().unflatten(2, (2, 2, self.bins)).unbind(2)
-        spectrum = torch.polar((self.gain * log_magnitude).clamp_max(7.0).exp(), phase)  # [B, J, 2, F]
+        spectrum = torch.polar((self.gain * log_magnitude).clamp_max(7.0).exp() * self.opening, phase)  # [B, J, 2, F]
         spectrum = spectrum.transpose(1, 2).flatten(0, 1)
         waveform, loudness = self.synthesis(spectrum), None
         if self.tones is not None:
@@ -308,12 +319,16 @@ class SpectralCodec(nn.Module):
     # ------------------------------------------------------------ folders
 
     @classmethod
-    def from_folder(cls, folder: Path | str) -> Self:
-        """Load config.json and model.safetensors. Raises: CheckpointError when they are not such a codec."""
+    def from_folder(cls, folder: Path | str, *, synthesis_from_hz: int | None = None) -> Self:
+        """Load config.json and model.safetensors; `synthesis_from_hz` replaces the stored one, no weight depends on it.
+
+        Raises: CheckpointError when they are not such a codec.
+        """
         config = read_config(Path(folder))
         if config["system"] != "music-codec":
             raise CheckpointError(f"expected a music-codec checkpoint, config.json says {config['system']!r}")
-        codec = cls(SpectralCodecConfig.from_dict(config["codec"]))
+        sizes = SpectralCodecConfig.from_dict(config["codec"])
+        codec = cls(sizes if synthesis_from_hz is None else replace(sizes, synthesis_from_hz=synthesis_from_hz))
         load_into(codec, {**load_tensors(Path(folder)), "standardise.num_batches_tracked": torch.tensor(0)})
         return codec.eval().requires_grad_(False)
 
