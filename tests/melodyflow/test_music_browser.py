@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from downloads import press_and_save
 from tiny_music import chirp
 
 from genmm.media.audio import read_audio, write_audio
@@ -28,9 +29,7 @@ def test_make_edit_and_patch(browser, page, tmp_path):
     tab.get_by_role("button", name="Make music").click()
     tab.wait_for_selector(".gm-note-done:visible")
     assert "network calls" in tab.locator(".gm-note-done:visible").inner_text()
-    with tab.expect_download() as started:
-        tab.get_by_role("button", name="Download flac").or_(tab.get_by_role("link", name="Download flac")).first.click()
-    started.value.save_as(tmp_path / "made.flac")
+    press_and_save(tab, "Download flac", tmp_path / "made.flac")
     assert read_audio(tmp_path / "made.flac").seconds == pytest.approx(10.0)
 
     write_audio(tmp_path / "in.wav", chirp(2.0).samples, 8000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from downloads import press_and_save
 
 from genmm.media.video import probe
 
@@ -62,9 +63,7 @@ def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
     tab.evaluate(MARK_NOTES)
     tab.get_by_role("button", name="Cut the reel again").click()
     tab.wait_for_selector(NEW_NOTE)
-    with tab.expect_download() as started:
-        tab.get_by_role("button", name="Download reel").or_(tab.get_by_role("link", name="Download reel")).first.click()
-    started.value.save_as(tmp_path / "reel.mp4")
+    press_and_save(tab, "Download reel", tmp_path / "reel.mp4")
     assert probe(tmp_path / "reel.mp4").duration_s == pytest.approx(4.0, abs=0.5)
     tab.set_viewport_size({"width": 390, "height": 844})
     tab.wait_for_function("document.documentElement.clientWidth <= 390")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from downloads import press_and_save
 from PIL import Image
 
 from app.web.image import enlarged, facts_html, lost_settings, needed_controls, parse_codes, read_canvas
@@ -236,10 +237,7 @@ def test_the_tab_in_a_browser(browser, image_page, upload, tmp_path):
     tab.wait_for_selector("#image-gallery img")
     tab.wait_for_selector(".gm-note-done:visible")
     assert tab.locator("#image-gallery img").count() >= 4
-    with tab.expect_download() as download:
-        name = "Download picture"
-        tab.get_by_role("button", name=name).or_(tab.get_by_role("link", name=name)).first.click()
-    download.value.save_as(tmp_path / "drawn.png")
+    press_and_save(tab, "Download picture", tmp_path / "drawn.png")
     assert Image.open(tmp_path / "drawn.png").size == (SIDE, SIDE)
 
     tab.get_by_role("button", name="Change this one").click()  # opens the part of the form that changes pictures
