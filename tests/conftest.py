@@ -25,7 +25,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest  # noqa: E402
 
-sys.path.append(str(Path(__file__).resolve().parent / "pages"))  # for code_blocks.py
+sys.path.append(str(Path(__file__).resolve().parent / "pages"))  # helpers of several folders
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = Path(__file__).resolve().parent / "parity"
 SHARED = ROOT.parent / "shared"

@@ -27,6 +27,19 @@ def pipeline(model_folder: Path) -> object:
     return MelodyFlowPipeline.from_folder(model_folder, device="cpu", dtype="float32")
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) -> Path:
+    """A working folder with a recording and the model's folder as ./tiny."""
+    from tiny_music import chirp
+
+    from genmm.media.audio import write_audio
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").symlink_to(model_folder)
+    write_audio(tmp_path / "in.flac", chirp(2.0).samples, 8000)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def page(model_folder: Path) -> Iterator[str]:
     """Address of a running page with the tiny music model."""

@@ -10,18 +10,9 @@ import pytest
 from tiny_music import chirp
 
 from app.cli import main
-from genmm.media.audio import read_audio, write_audio
+from genmm.media.audio import read_audio
 
 TEXT = "calm piano in A minor, 90 bpm, no drums"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, model_folder):
-    """A working folder with a recording and the model's folder as ./tiny."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(model_folder)
-    write_audio(tmp_path / "in.flac", chirp(2.0).samples, 8000)
-    return tmp_path
 
 
 def run(*line: str) -> int:

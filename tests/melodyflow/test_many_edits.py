@@ -12,21 +12,12 @@ from app.cli import main
 from app.recipes import find_recipe
 from genmm.core.errors import LimitError, UsageError
 from genmm.core.results import read_recipe
-from genmm.media.audio import read_audio, write_audio
+from genmm.media.audio import read_audio
 from genmm.systems.melodyflow.result import edit_stems
 
 TEXTS = ["organ", "dark choir", ""]
 CLOSE = 2e-3
 """Most that samples of the same edit may differ: rows of a batch are added up in another order, and files round."""
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, model_folder):
-    """A working folder with a recording and the model's folder as ./tiny."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").symlink_to(model_folder)
-    write_audio(tmp_path / "in.flac", chirp(2.0).samples, 8000)
-    return tmp_path
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from downloads import press_and_save
+from pressing import press_and_save, press_and_wait
 from tiny_music import chirp
 
 from genmm.media.audio import read_audio, write_audio
@@ -11,9 +11,6 @@ from genmm.media.audio import read_audio, write_audio
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
-MARK_NOTES = "document.querySelectorAll('.gm-note-done').forEach(note => note.dataset.old = 'yes')"
-NEW_NOTE = ".gm-note-done:not([data-old]):visible"
-"""Each run draws its note anew; one from the run before carries the mark."""
 
 
 def test_make_edit_and_patch(browser, page, tmp_path):
@@ -42,9 +39,7 @@ def test_make_edit_and_patch(browser, page, tmp_path):
     tab.wait_for_function("() => Math.abs(document.querySelectorAll('input[type=number]').length) > 0")
     start = tab.get_by_label("Start (s)")
     tab.wait_for_function("element => Math.abs(Number(element.value) - 0.5) < 0.05", arg=start.element_handle())
-    tab.evaluate(MARK_NOTES)
-    tab.get_by_role("button", name="Make music").click()
-    tab.wait_for_selector(NEW_NOTE)
+    press_and_wait(tab, tab.get_by_role("button", name="Make music"))
     tab.wait_for_selector("#music-before:visible")
     for one, other in (("before", "result"), ("result", "before")):  # A/B: one plays at a time, from the same place
         tab.locator(f"#music-hear-{one}").click()
@@ -57,9 +52,7 @@ def test_make_edit_and_patch(browser, page, tmp_path):
         "/^1: understood[^]*\\n2: [^]*not understood: zither/i"
         ".test(document.querySelector('#music-understood').innerText)"
     )
-    tab.evaluate(MARK_NOTES)
-    tab.get_by_role("button", name="Make music").click()
-    tab.wait_for_selector(NEW_NOTE)
+    press_and_wait(tab, tab.get_by_role("button", name="Make music"))
     assert "2 edits from one inversion" in tab.locator(".gm-note-done:visible").inner_text()
     files = []
     for label in ("1: organ", "2: dark choir, zither"):

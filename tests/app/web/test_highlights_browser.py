@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from downloads import press_and_save
+from pressing import press_and_save, press_and_wait
 
 from genmm.media.video import probe
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
-MARK_NOTES = "document.querySelectorAll('.gm-note-done').forEach(note => note.dataset.old = 'yes')"
-NEW_NOTE = ".gm-note-done:not([data-old]):visible"
-"""Each run draws its note anew; one from the run before carries the mark."""
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +57,7 @@ def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
         "before => document.querySelectorAll('#highlights-curve polyline')[2].getAttribute('points') !== before",
         arg=bands,
     )
-    tab.evaluate(MARK_NOTES)
-    tab.get_by_role("button", name="Cut the reel again").click()
-    tab.wait_for_selector(NEW_NOTE)
+    press_and_wait(tab, tab.get_by_role("button", name="Cut the reel again"))
     press_and_save(tab, "Download reel", tmp_path / "reel.mp4")
     assert probe(tmp_path / "reel.mp4").duration_s == pytest.approx(4.0, abs=0.5)
     tab.set_viewport_size({"width": 390, "height": 844})

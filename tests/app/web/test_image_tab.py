@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from downloads import press_and_save
 from PIL import Image
+from pressing import press_and_save, press_and_wait
 
 from app.web.image import enlarged, facts_html, lost_settings, needed_controls, parse_codes, read_canvas
 from app.web.image_work import OPERATIONS, Drawn, ImageForm, Take, check_form, image_events, model_facts
@@ -257,9 +257,7 @@ def test_the_tab_in_a_browser(browser, image_page, upload, tmp_path):
     tab.mouse.down()
     tab.mouse.move(middle[0] + 30, middle[1], steps=8)
     tab.mouse.up()
-    tab.evaluate("document.querySelectorAll('.gm-note-done').forEach(note => note.dataset.old = 'yes')")
-    tab.locator("#image-apply").click()
-    tab.wait_for_selector(".gm-note-done:not([data-old]):visible")
+    press_and_wait(tab, tab.locator("#image-apply"))
     assert "Share in the marked part" in tab.locator(".gm-table:visible").first.inner_text()
     assert tab.locator("#image-gallery img").count() >= 4
     assert not broken

@@ -1,10 +1,20 @@
-"""Downloads as a person makes them: press, and press again when the browser gave up."""
+"""Buttons as a person presses them: wait for what comes of it, press again when the browser gave up."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ATTEMPTS = 3
+MARK_NOTES = "document.querySelectorAll('.gm-note-done').forEach(note => note.dataset.old = 'yes')"
+NEW_NOTE = ".gm-note-done:not([data-old]):visible"
+"""Each run draws its note anew; one from the run before carries the mark."""
+
+
+def press_and_wait(tab, button) -> None:
+    """Press the button of a run and wait for the note that says that this run is done."""
+    tab.evaluate(MARK_NOTES)
+    button.click()
+    tab.wait_for_selector(NEW_NOTE)
 
 
 def press_and_save(tab, name: str, path: Path) -> Path:
