@@ -6,7 +6,6 @@ Letters: B batch, S samples, T latent frames, D latent channels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from genmm.losses.adversarial import (
 )
 from genmm.losses.balancer import LossBalancer
 from genmm.losses.spectral import MultiScaleLogMelLoss
-from genmm.nn.tones import SemitoneLevels, semitone_hz
+from genmm.nn.tones import SemitoneLevels
 from genmm.systems.melodyflow.config import SeanetConfig
 from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
 from genmm.systems.melodyflow.vae import SeanetCodec
@@ -42,17 +41,13 @@ class StereoSpectralLoss(nn.Module):
     """Log-mel distance of left, right, middle and side, and of single lines below 4 kHz, where pitch is decided.
 
     Mel bands blur a semitone; single lines of long windows show whether a partial is where it should be and whether it
-    stays in phase from frame to frame. `pitch_weight` adds the distance of semitone bands.
+    stays in phase from frame to frame.
     """
 
     LINES_WINDOWS, LINES_HZ = (4096, 8192), 4000.0
-    PITCH_WINDOW = 8192
 
-    def __init__(self, sample_rate: int, lines_weight: float = 0.3, pitch_weight: float = 0.0) -> None:
+    def __init__(self, sample_rate: int, lines_weight: float = 0.3) -> None:
         super().__init__()
-        self.pitch_weight = pitch_weight
-        count = int(12 * math.log2(0.45 * sample_rate / float(semitone_hz(1)[0]))) + 1
-        self.pitch = SemitoneLevels(sample_rate, self.PITCH_WINDOW, self.PITCH_WINDOW // 4, min(96, count))
         self.mel = MultiScaleLogMelLoss(sample_rate, (512, 1024, 2048, 4096), (40, 64, 96, 128))
         self.lines_weight = lines_weight
         self.lines_share = self.LINES_HZ / sample_rate
@@ -71,8 +66,6 @@ class StereoSpectralLoss(nn.Module):
             scales, views = scales[turn % 2 :: 2], slice(0, 2) if turn // 2 % 2 else slice(2, 4)
         pairs = output[:, views].flatten(0, 1), target[:, views].flatten(0, 1)
         loss = torch.stack([(scale(pairs[0]) - scale(pairs[1])).abs().mean() for scale in scales]).mean()
-        if self.pitch_weight and pairs[0].shape[-1] >= self.PITCH_WINDOW:
-            loss = loss + self.pitch_weight * (self.pitch(pairs[0]) - self.pitch(pairs[1])).abs().mean()
         if self.lines_weight == 0.0:
             return loss
         windows = self.LINES_WINDOWS if turn is None else self.LINES_WINDOWS[turn % 2 : turn % 2 + 1]
@@ -184,7 +177,6 @@ class MusicCodecTask(_CodecTask):
         total_steps: length of the run; it ends there, and the learning rate falls to a tenth along a cosine.
         mel_weight: weight of the spectral loss beside the adversarial ones.
         lines_weight: weight of single lines within the spectral loss; more of it makes pitch count more.
-        pitch_weight: weight of semitone levels within the spectral loss.
         tones_weight: weight of the distance between oscillators and the tones of the sound. Through the spectra alone
             a codec does not find out within thousands of steps which oscillator makes which tone.
         feature_weight: weight of feature matching, relative to the adversarial loss.
@@ -204,7 +196,6 @@ class MusicCodecTask(_CodecTask):
         total_steps: int = 6000,
         mel_weight: float = 15.0,
         lines_weight: float = 1.0,
-        pitch_weight: float = 0.0,
         tones_weight: float = 1000.0,
         feature_weight: float = 2.0,
         adversarial_from: float = 1.0,
@@ -221,7 +212,7 @@ class MusicCodecTask(_CodecTask):
         else:
             made = SpectralCodec.from_folder(start_from, synthesis_from_hz=synthesis_from_hz).requires_grad_(True)
         super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
-        self.spectral.lines_weight, self.spectral.pitch_weight = lines_weight, pitch_weight
+        self.spectral.lines_weight = lines_weight
         self.codec = made.train()
         self.mel_weight, self.feature_weight, self.tones_weight = mel_weight, feature_weight, tones_weight
         self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype

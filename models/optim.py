@@ -138,16 +138,12 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
 
-def make_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that a config asks for, over groups of `parameter_groups`."""
+def build_optimizer(module: nn.Module, config: OptimConfig, *, prefix: str = "") -> torch.optim.Optimizer:
+    """The optimizer that a config asks for, over the trainable parameters of `module`."""
+    groups = parameter_groups(module, config, prefix=prefix)
     if len({group["is_muon"] for group in groups}) == 2:
         return MuonAdamW(groups, betas=config.betas, eps=config.eps)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
-
-
-def build_optimizer(module: nn.Module, config: OptimConfig, *, prefix: str = "") -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters of `module`, in groups."""
-    return make_optimizer(parameter_groups(module, config, prefix=prefix), config)
 
 
 def rate_factor(config: OptimConfig, total_steps: int) -> Callable[[int], float]:

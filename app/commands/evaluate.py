@@ -24,6 +24,11 @@ examples:
   genmm evaluate --model runs/sled/demo/export --card runs/sled/demo/export/README.md"""
 MUSIC_PARTS = ("adherence", "instruments", "edits", "codec", "distance")
 """As in app.evaluation.music, which is slow to import."""
+ELSEWHERE = {
+    "vqtoken": "Answers from tokens are measured by genmm bench video_answers, search by genmm bench video_search",
+    "rasl": "Highlights are measured by python -m benchmarks.highlight_study scenes (or tvsum) in the source tree",
+}
+"""Systems that are measured by other commands, and by which."""
 BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 
 
@@ -50,13 +55,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report as .json and .md into DIR")
     parser.add_argument("--card", type=Path, metavar="FILE", help="put the tables into this model card (README.md)")
     parser.add_argument("--save-audio", type=Path, metavar="DIR", help="also write everything that was spoken")
-
-
-ELSEWHERE = {
-    "vqtoken": "Answers from tokens are measured by genmm bench video_answers, search by genmm bench video_search",
-    "rasl": "Highlights are measured by python -m benchmarks.highlight_study scenes (or tvsum) in the source tree",
-}
-"""Systems that are measured by other commands, and by which."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ PIECE_FRAMES = 250
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralCodecConfig:
-    """Sizes of the codec; the defaults are those of the embedded checkpoint (chosen by us, not from a paper)."""
+    """Sizes of the codec, chosen by us; configs/melodyflow/codec_demo.yaml has those of the embedded checkpoint."""
 
     sample_rate: int = 48000
     """Samples a second."""
