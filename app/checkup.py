@@ -115,18 +115,6 @@ def _media() -> Iterator[Finding]:
     codec = ".".join(map(str, av.library_versions.get("libavcodec", ())))
     yield Finding("media", "PyAV", "ok", f"{av.__version__}, libavcodec {codec}")
     yield Finding("media", "libsndfile", "ok", soundfile.__libsndfile_version__)
-    yield _ffmpeg()
-
-
-def _ffmpeg() -> Finding:
-    import imageio_ffmpeg
-
-    try:
-        place, version = imageio_ffmpeg.get_ffmpeg_exe(), imageio_ffmpeg.get_ffmpeg_version()
-    except (RuntimeError, OSError) as error:
-        detail = f"not found ({str(error).splitlines()[0]}); the page then plays speech when it is whole, not live"
-        return Finding("media", "ffmpeg", "optional", detail, "pip install imageio-ffmpeg, or install ffmpeg")
-    return Finding("media", "ffmpeg", "ok", f"{version} at {place}")
 
 
 def _models() -> Iterator[Finding]:

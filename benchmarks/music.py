@@ -84,15 +84,20 @@ def solver_section(device: torch.device, runs: int, quick: bool) -> Section:
             "bare": lambda: [velocity(state, t) for t in grid[:-1]],
             "ours": lambda: integrate(velocity, state, grid, "midpoint"),
             "torchdiffeq": lambda: odeint(lambda t, x: velocity(x, float(t)), state, times, method="midpoint"),
+            "solver alone": lambda: integrate(lambda x, t: x, state, grid, "midpoint"),
         },
         runs=runs,
         device=device,
     )
-    overhead = 100.0 * (seconds["ours"].low / seconds["bare"].low - 1.0)  # the runs that were disturbed least
-    method = f"{steps} guided calls of the small network (4 M parameters) on {frames} frames, midpoint."
+    # The solver's own work by itself: as the difference of two long runs it would drown in their spread.
+    overhead = 100.0 * seconds["solver alone"].median / seconds["bare"].median
+    method = (
+        f"{steps} guided calls of the small network (4 M parameters) on {frames} frames, midpoint. Overhead: the same "
+        "integration of a velocity that costs nothing, as a share of the bare calls."
+    )
     rows = (
         Row(item="integrate", unit="s", ours=seconds["ours"], peer=seconds["torchdiffeq"], peer_name="torchdiffeq",
-            better="lower", limit=seconds["bare"].median, goal=None if quick else 0.99),
+            better="lower", limit=seconds["bare"].median),
         Row(item="overhead over bare calls", unit="%", ours=overhead, better="lower", bound=None if quick else 2.0),
     )  # fmt: skip
     return Section("", method, rows)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from app.checkup import Finding
 
 DESCRIPTION = """\
-Look at this installation and this machine: versions, device, memory, disk, ffmpeg,
+Look at this installation and this machine: versions, device, memory, disk,
 checkpoints, data, optional extras. For everything that is missing it says what it is
 needed for and how to get it. Reads only; uses no network."""
 EPILOG = """\

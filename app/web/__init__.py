@@ -15,5 +15,5 @@ os.environ["GRADIO_SSR_MODE"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for _name in ("GRADIO_VIBE_MODE", "GRADIO_ALLOWED_PATHS", "GRADIO_NUM_WORKERS", "GRADIO_ROOT_PATH"):
     os.environ.pop(_name, None)
-# The page finds ffmpeg itself (see ffmpeg.py), after pydub has looked for it in vain.
+# No ffmpeg program is needed: PyAV encodes what the page streams (see live.py).
 warnings.filterwarnings("ignore", message="Couldn't find ff(mpeg|probe)", category=RuntimeWarning)

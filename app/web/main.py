@@ -24,7 +24,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.web.batch import BatchTab
-from app.web.ffmpeg import provide_ffmpeg
 from app.web.gate import Gate
 from app.web.highlights import HighlightsTab
 from app.web.history import History
@@ -72,7 +71,7 @@ def make_server(settings: WebSettings) -> Server:
     )
     storage = Storage(keep_s=settings.keep_s, quota_bytes=settings.quota_bytes)
     os.environ["GRADIO_TEMP_DIR"] = str(storage.files)
-    return Server(settings, pool, RunBook(), storage, provide_ffmpeg(storage.root / "bin"))
+    return Server(settings, pool, RunBook(), storage)
 
 
 def build(settings: WebSettings | None = None, server: Server | None = None) -> gr.Blocks:

@@ -24,6 +24,7 @@ from app.web.controls import (
     waiting_html,
 )
 from app.web.history import Entry, Visit
+from app.web.live import LiveSound
 from app.web.messages import reported
 from app.web.runs import stream_events
 from app.web.sound import Sound
@@ -170,7 +171,7 @@ class SpeechTab:
         self.progress = gr.HTML(
             idle_html("Sound appears here. It starts to play before the sentence is finished.", wave=True)
         )
-        self.live = gr.Audio(
+        self.live = LiveSound(
             label="Live",
             streaming=True,
             autoplay=True,

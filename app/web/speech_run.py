@@ -43,7 +43,7 @@ class View:
         tab = self.tab
         return {
             tab.progress: progress_html(Progress(0, None, "", "Starting")),
-            tab.live: gr.update(value=None, visible=tab.server.streams_sound),
+            tab.live: gr.update(value=None, visible=True),
             tab.result: gr.update(visible=False),
             tab.spoken: None,
         }
@@ -57,12 +57,8 @@ class View:
         if isinstance(event, Finished):
             self.spoken = event.result
             self.elapsed_s = time.monotonic() - self.began
-            return [{self.tab.live: piece} for piece in self.cutter.flush()] if self._streams else []
+            return [{self.tab.live: piece} for piece in self.cutter.flush()] if self.cutter else []
         return []
-
-    @property
-    def _streams(self) -> bool:
-        return self.tab.server.streams_sound and self.cutter is not None
 
     def _sound(self, event: PartialAudio) -> list[dict[Any, Any]]:
         if self.first_sound_s is None:
@@ -72,7 +68,7 @@ class View:
         if self.cutter is None:
             self.cutter = Cutter(event.sample_rate)
         pieces = self.cutter.push(np.asarray(event.samples, np.float32).reshape(-1))
-        return [{self.tab.live: piece} for piece in pieces] if self._streams else []
+        return [{self.tab.live: piece} for piece in pieces]
 
     def _progress(self, event: Progress) -> list[dict[Any, Any]]:
         now = time.monotonic()

@@ -31,7 +31,6 @@ def status(server: Server) -> dict[str, Any]:
         "used_memory_bytes": _used_memory(device),
         "cpu_cores": machine["cpu_cores"],
         "torch": machine["torch"],
-        "streams_sound": server.streams_sound,
         "models": [
             {
                 "name": info.name,

@@ -30,10 +30,9 @@ def count_text(count: float) -> str:
 
 
 def cards_html(facts: Mapping[str, Any], server: Server, waiting: int) -> str:
-    """Six small boxes about the machine and the work; `waiting` jobs stand in line."""
+    """Five small boxes about the machine and the work; `waiting` jobs stand in line."""
     running = len(server.runs.active())
     used, total = facts["used_memory_bytes"], facts["device_memory_bytes"]
-    streams = facts["streams_sound"]
     disk_limit = size_text(facts["disk_limit_bytes"])
     cards = [
         _card("Device", facts["device"], facts["device_name"]),
@@ -44,11 +43,6 @@ def cards_html(facts: Mapping[str, Any], server: Server, waiting: int) -> str:
             f"{waiting} waiting, room for {server.settings.queue_max}",
         ),
         _card("Results on disk", size_text(facts["disk_bytes"]), f"of {disk_limit}, the oldest go first"),
-        _card(
-            "Sound",
-            "streamed" if streams else "sent whole",
-            "while it is being made" if streams else "install ffmpeg to hear it earlier",
-        ),
         _card("Version", f"genmm {facts['genmm']}", f"torch {facts['torch']}"),
     ]
     return f'<div class="gm-cards">{"".join(cards)}</div>'

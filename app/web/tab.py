@@ -35,8 +35,6 @@ class Server:
     pool: ModelPool
     runs: RunBook
     storage: Storage
-    streams_sound: bool
-    """Whether an ffmpeg program is there, without which sound cannot be streamed."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def findings():
 
 def test_it_looks_at_everything_that_matters(findings):
     names = {name for _, name in findings}
-    assert {"genmm", "python", "torch", "gradio", "pytorch-lightning", "av", "device", "free disk", "ffmpeg", "PyAV",
+    assert {"genmm", "python", "torch", "gradio", "pytorch-lightning", "av", "device", "free disk", "PyAV",
             "training data", "official", "ray", "espeak-ng", "official models"} <= names  # fmt: skip
     assert findings["program", "torch"].detail == metadata.version("torch")
     assert "cpu" in findings["machine", "device"].detail or "cuda" in findings["machine", "device"].detail
@@ -54,18 +54,6 @@ def test_a_look_that_fails_is_a_finding(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "libsndfile is broken" in said
     assert "missing" in said.splitlines()[-1]
-
-
-def test_no_ffmpeg_is_survivable(monkeypatch):
-    import imageio_ffmpeg
-
-    def nothing():
-        raise RuntimeError("No ffmpeg exe could be found.\nInstall it.")
-
-    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", nothing)
-    finding = checkup._ffmpeg()
-    assert finding.state == "optional"
-    assert "No ffmpeg exe" in finding.detail
 
 
 def test_json_is_json_and_the_code_follows_the_findings(capsys):

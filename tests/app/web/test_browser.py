@@ -17,6 +17,7 @@ from genmm.core.events import PartialAudio
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TEXT = "#speech-text textarea"
+HEARD_S = "document.querySelector('#speech-live audio').currentTime"
 PATIENCE_MS = 300_000
 """What takes longer hangs; a busy machine is no reason to fail."""
 
@@ -78,6 +79,7 @@ def test_sound_starts_before_the_sentence_is_finished(tab, held, until):
     tab.fill(TEXT, "one two three four five six seven eight nine ten " * 8)
     press(tab, "Speak")
     until(lambda: _tick(tab) or bool(tab.segments), "a piece of sound to be fetched")
+    until(lambda: _tick(tab) or tab.evaluate(HEARD_S) > 0.2, "sound to play")
     assert tab.locator(".gm-note-done").count() == 0
     held.set()
     tab.wait_for_selector(".gm-note-done")

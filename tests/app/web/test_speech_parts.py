@@ -1,4 +1,4 @@
-"""Parts of the Speech tab that need no server: forms, recipes, pictures, models, ffmpeg."""
+"""Parts of the Speech tab that need no server: forms, recipes, pictures, models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from app.recipes import find_recipe
-from app.web.ffmpeg import provide_ffmpeg
 from app.web.pool import ModelPool
 from app.web.speech import _played_to_its_end
 from app.web.speech_recipe import OWN, recipe_values
@@ -152,16 +151,6 @@ def test_the_thumbnail_shows_where_the_sound_is(tmp_path):
     assert (picture.size, picture.mode) == (SIZE, "RGBA")
     solid = np.asarray(picture)[..., 3] > 128
     assert solid[:, SIZE[0] // 2 :].sum() > 5 * solid[:, : SIZE[0] // 2].sum()
-
-
-def test_ffmpeg_is_found_or_its_absence_is_said(tmp_path, monkeypatch):
-    pytest.importorskip("imageio_ffmpeg")
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert provide_ffmpeg(tmp_path / "bin")
-    assert (tmp_path / "bin" / "ffmpeg").exists()
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-    assert not provide_ffmpeg(tmp_path / "other")
 
 
 def test_numbers_and_reasons_are_words():
