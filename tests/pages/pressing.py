@@ -19,8 +19,8 @@ def press_and_wait(tab, button) -> None:
 def press_and_save(tab, name: str, path: Path) -> Path:
     """Press the download button `name` and save what comes as `path`.
 
-    Headless Chromium cancels a download now and then when the machine is busy. Then the file is fetched from the address
-    that the button led to, so that the page is tested and not the browser.
+    Headless Chromium cancels a download now and then when the machine is busy. Then the file is fetched from the
+    address that the button led to, so that the page is tested and not the browser.
     """
     with tab.expect_download() as started:
         tab.get_by_role("button", name=name).or_(tab.get_by_role("link", name=name)).first.click()
