@@ -40,7 +40,10 @@ def measure(args: argparse.Namespace) -> Report:
         "sampler": ("One step without the network", lambda: sampler_section(device, runs=runs, quick=args.quick)),
         "guidance": ("One guided step", lambda: guidance_section(device, runs=runs, quick=args.quick)),
         "memory": ("Memory of one step", lambda: memory_section(device, quick=args.quick)),
-        "whole": ("Whole pictures", lambda: whole_section(*model, batch=4 if args.quick else args.batch, runs=runs)),
+        "whole": (
+            "Whole pictures",
+            lambda: whole_section(*model, batch=4 if args.quick else args.batch, runs=runs, quick=args.quick),
+        ),
         "encode": ("Pictures to counts", lambda: encode_section(*model, runs=runs, quick=args.quick)),
         "released": ("The released small size", lambda: released_section(device, runs=runs, quick=args.quick)),
     }

@@ -191,17 +191,15 @@ def _status_bytes(name: str) -> int:
     return int(dict(rows)[name].split()[0]) * 1024
 
 
-def released_section(device: torch.device, *, runs: int, quick: bool) -> Section:
-    """Pictures a second at the released small size, guided, with random weights; needs a GPU to be done in time."""
-    title = "The released small size"
-    if device.type != "cuda" and not quick:
-        return Section(title, "", skipped="25 guided steps of 36 M parameters over 4096 positions need a CUDA device")
+def released_predictor(
+    rows: int, device: torch.device, *, quick: bool
+) -> tuple[Callable[[Tensor, float], Tensor], CountNetworkConfig]:
+    """Guided predictions of the released small size with random weights: (state [B, C], t) -> [B, C, K]."""
     labels = {"class": tuple(map(str, range(10 if quick else 1000)))}
     sizes = {"codes": 64, "tokens": 8, "width": 32, "depth": 1, "heads": 2} if quick else {}
     config = CountNetworkConfig(**sizes, labels=labels)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     network = CountNetwork(config).eval().to(device, dtype).requires_grad_(False)
-    rows, steps = (2, 3) if quick else (16, 25)
     given = Condition({"class": torch.zeros(rows, dtype=torch.int64, device=device)})
     both = given.joined(Condition({"class": torch.full((rows,), len(labels["class"]), device=device)}))
 
@@ -209,6 +207,16 @@ def released_section(device: torch.device, *, runs: int, quick: bool) -> Section
         times = torch.full((2 * rows,), t, device=device)
         return guided(*network(state.repeat(2, 1), times, both).chunk(2), 4.0)
 
+    return predict, config
+
+
+def released_section(device: torch.device, *, runs: int, quick: bool) -> Section:
+    """Pictures a second at the released small size, guided, with random weights; needs a GPU to be done in time."""
+    title = "The released small size"
+    if device.type != "cuda" and not quick:
+        return Section(title, "", skipped="25 guided steps of 36 M parameters over 4096 positions need a CUDA device")
+    rows, steps = (2, 3) if quick else (16, 25)
+    predict, config = released_predictor(rows, device, quick=quick)
     start = start_counts(config.codes, config.tokens, RowNoise(range(rows), device))
     noise = exponential_noise(torch.Generator().manual_seed(0))
 

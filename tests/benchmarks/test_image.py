@@ -50,5 +50,5 @@ def test_whole_pictures_of_a_tiny_model(tmp_path, capsys, tiny_image_model):
     given = ["--quick", "--device", "cpu", "--model", str(tiny_image_model), "--only", "whole", "encode"]
     assert main(["image", *given, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "image.json").read_text())
-    assert [len(section["rows"]) for section in report["sections"]] == [3, 1]
+    assert [len(section["rows"]) for section in report["sections"]] == [5, 1]
     assert not any(section["skipped"] for section in report["sections"])
