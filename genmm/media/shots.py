@@ -6,6 +6,7 @@ What is looked at is a thumbnail of the brightness of every frame, so the cost b
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,18 @@ def thumbnail_of(picture: np.ndarray) -> np.ndarray:
     """A thumbnail [18, 32] float32 of brightness [H, W] uint8: the mean of four samples for each of its places."""
     if picture.ndim != 2 or 0 in picture.shape:
         raise ShapeError(f"brightness must be [H, W], got {picture.shape}")
-    height, width = 2 * THUMBNAIL[0], 2 * THUMBNAIL[1]
-    rows = ((np.arange(height) + 0.5) * picture.shape[0] / height).astype(np.intp)
-    columns = ((np.arange(width) + 0.5) * picture.shape[1] / width).astype(np.intp)
-    samples = picture.take(rows, axis=0).take(columns, axis=1)  # twice as fast as both at once
-    return samples.astype(np.float32).reshape(THUMBNAIL[0], 2, THUMBNAIL[1], 2).mean((1, 3))
+    rows, columns = _places(picture.shape)
+    samples = picture.take(rows, axis=0).take(columns, axis=1).astype(np.float32)  # twice as fast as both at once
+    pairs = samples[::2] + samples[1::2]
+    return (pairs[:, ::2] + pairs[:, 1::2]) * np.float32(0.25)  # five times as fast as a mean over two axes
+
+
+@lru_cache(maxsize=8)
+def _places(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the samples in a picture [H, W]."""
+    sides = zip(THUMBNAIL, shape, strict=True)
+    rows, columns = (((np.arange(2 * few) + 0.5) * side / (2 * few)).astype(np.intp) for few, side in sides)
+    return rows, columns
 
 
 class ShotFinder:
@@ -130,6 +138,11 @@ def _difference(first: np.ndarray, second: np.ndarray) -> float:
 
     Movement changes the places, a flash of light the histogram; a cut usually both.
     """
-    places = float(np.abs(first - second).mean()) / 255.0
-    bins = [np.bincount((t.ravel() / 16.0).astype(np.intp).clip(0, 15), minlength=16) / t.size for t in (first, second)]
-    return 0.5 * min(1.0, 2.0 * places) + 0.25 * float(np.abs(bins[0] - bins[1]).sum())
+    places = float(np.abs(first - second).sum()) / (255.0 * first.size)
+    moved = np.bincount(_sixteenth(first), minlength=16) - np.bincount(_sixteenth(second), minlength=16)
+    return 0.5 * min(1.0, 2.0 * places) + 0.25 * float(np.abs(moved).sum()) / first.size
+
+
+def _sixteenth(thumbnail: np.ndarray) -> np.ndarray:
+    """Which of sixteen steps of brightness each place has, [18 * 32]."""
+    return thumbnail.astype(np.uint8).ravel() >> 4

@@ -136,6 +136,16 @@ def test_the_clock_counts_work_in_full():
         clock.check()
 
 
+def test_past_half_the_limit_waiting_counts_a_tenth():
+    clock, begin = DecodeClock("x", Limits(decode_s=0.4)), time.monotonic()
+    while time.monotonic() - begin < 0.25:
+        pass
+    clock.check()
+    time.sleep(0.6)
+    clock.check()
+    assert clock.spent_s < 0.4
+
+
 def test_a_slow_consumer_may_take_its_time(make):
     data = make.video(make.ramp_frames(4))
     count = 0

@@ -149,6 +149,7 @@ class _SoundReader:
         self._zero_s = zero_s(container)
         self._resampler: Any = None
         self._shape: Any = None
+        self._fifo = av.AudioFifo()
         self._describer = SoundDescriber()
         self._lost = 0
         self._begun = False
@@ -165,7 +166,8 @@ class _SoundReader:
     @property
     def seconds(self) -> float:
         """Length of the sound so far."""
-        return self._describer.samples / RATE
+        waiting_s = self._fifo.samples / self._shape[2] if self._fifo.samples else 0.0
+        return self._describer.samples / RATE + waiting_s
 
     def push(self, packet: Any) -> None:
         """Decode one packet; damaged ones are counted and passed over."""
@@ -182,8 +184,7 @@ class _SoundReader:
 
     def finish(self) -> np.ndarray:
         """The description [T, AUDIO_SIZE] of all sound."""
-        if self._resampler is not None:
-            self._take(self._resampler.resample(None))
+        self._end_part()
         if self._lost:
             self._notes.add(f"{self._lost} damaged packets of the sound were skipped")
         return self._describer.finish()
@@ -194,9 +195,7 @@ class _SoundReader:
             begin_s = frame.time - self._zero_s
             gap_s = begin_s - self.seconds
             if GAP_S < gap_s <= self._media.limits.audio_s:
-                if self._resampler is not None:
-                    self._take(self._resampler.resample(None))
-                    self._resampler = None
+                self._end_part()
                 missing = round(begin_s * RATE) - self._describer.samples
                 if not self._begun:
                     self._notes.add(f"the sound begins {begin_s:.2f} s after the picture")
@@ -205,14 +204,24 @@ class _SoundReader:
                 self._silence(missing)
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._resampler is None or shape != self._shape:
-            if self._resampler is not None:
-                self._take(self._resampler.resample(None))
+            self._end_part()
             self._resampler, self._shape = av.AudioResampler("flt", layout="mono", rate=RATE), shape
         self._begun = True
         frame.pts = None
-        self._take(self._resampler.resample(frame))
+        self._fifo.write(frame)
+        if self._fifo.samples >= frame.sample_rate:  # a second at a time, because a call costs more than a frame
+            self._take(self._resampler.resample(self._fifo.read()))
         if self.seconds > self._media.limits.audio_s:
             raise LimitError(f"{self._media.name} is longer than {self._media.limits.audio_s:g} s; cut it into parts")
+
+    def _end_part(self) -> None:
+        """Convert what is waiting; what follows is placed anew, or is of another kind."""
+        if self._resampler is None:
+            return
+        if self._fifo.samples:
+            self._take(self._resampler.resample(self._fifo.read()))
+        self._take(self._resampler.resample(None))
+        self._resampler, self._fifo = None, av.AudioFifo()
 
     def _take(self, frames: Any) -> None:
         for frame in frames:
