@@ -31,6 +31,8 @@ off and with every reading of the activations, several seeds each, and measure i
 scenes of families that it has not seen. Takes about a quarter of an hour on one core;
 what is finished is kept, and the same command goes on after an interruption."""
 WHOLE = "whole objective, energy"
+BASE: Mapping[str, Any] = {"spread": 1.0}
+"""The first row: every term at work, the anti-collapse term too, which the default objective leaves out."""
 ROWS: Mapping[str, Mapping[str, Any]] = {
     WHOLE: {},
     "channel_topk": {"reading": "channel_topk"},
@@ -150,7 +152,7 @@ def train_row(
     name: str, train: Sequence[FeatureTable], test: Sequence[LabelledTable], steps: int, seed: int
 ) -> dict[str, list[float]]:
     """Train one row with one seed; gives back the average precision of every test video for each condition."""
-    changes = dict(ROWS[name])
+    changes = {**BASE, **ROWS[name]}
     network = dataclasses.replace(SMALL, reading=changes.pop("reading", SMALL.reading))
     sound, steps = changes.pop("sound", True), changes.pop("steps", steps)
     with torch.random.fork_rng(devices=[]):

@@ -83,8 +83,9 @@ class ObjectiveConfig:
     """Weight of the symmetric contrast between the streams' steps (SCL)."""
     k_point: float = 0.5
     """Weight of the k-point contrast (RASL)."""
-    spread: float = 1.0
-    """Weight of the anti-collapse term."""
+    spread: float = 0.0
+    """Weight of the anti-collapse term. Off: over three seeds of computed scenes it cost more than it gave (see
+    docs/methods/rasl.md); 1 is worth trying where activations flatten, as over long runs on footage of one kind."""
     least_spread: float = 0.2
     """Deviation of the activations over their mean, within a video, below which the anti-collapse term acts."""
     rareness: float = 0.2
