@@ -13,7 +13,7 @@ from benchmarks.speaking import batch_section, memory_section, streaming_section
 from benchmarks.tables import Report, Section
 from genmm.core.devices import choose_device, describe_machine
 from genmm.core.errors import Cancelled, CheckpointError, GenmmError
-from genmm.nn.packed import Packing
+from genmm.nn.packed import PACKING_CHOICES, PackingChoice
 
 DESCRIPTION = """\
 Measure speech on this machine: decoding at the size of the released model against a
@@ -27,8 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this measurement."""
     parser.add_argument("--model", default="sled", metavar="NAME", help="model of all sections but decoding (sled)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
-    packing = "bytes of the model's weights on a CPU, in the sections live and batch (live: as they are)"
-    parser.add_argument("--packing", choices=("live", "float16", "int8"), default="live", help=packing)
+    packing = (
+        "bytes of the model's weights on a CPU, in the sections live and batch (auto: float16 if that loses nothing)"
+    )
+    parser.add_argument("--packing", choices=PACKING_CHOICES, default="auto", help=packing)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run (all)")
     parser.add_argument("--frames", type=int, default=150, help="frames to decode in each run (150)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each measurement (5)")
@@ -79,7 +81,7 @@ def _run(title: str, action: Callable[[], Section]) -> Section:
 class _Lazy:
     """The pipeline, loaded when a section first needs it."""
 
-    def __init__(self, name: str, device: torch.device, packing: Packing) -> None:
+    def __init__(self, name: str, device: torch.device, packing: PackingChoice) -> None:
         self.name, self.device, self.packing = name, device, packing
         self._pipeline = None
 
@@ -91,7 +93,7 @@ class _Lazy:
                 self._pipeline = genmm.load(self.name, device=str(self.device))
             except GenmmError as error:
                 raise CheckpointError(f"{self.name} cannot be loaded: {error}") from error
-            if self.packing != "live":
+            if self.packing != "auto":
                 self._pipeline.to(packing=self.packing)
         return self._pipeline
 

@@ -48,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=2024, help="seed of texts and speech (2024)")
     parser.add_argument("--quick", action="store_true", help="few utterances: shows that it works")
-    parser.add_argument("--packing", choices=("live", "float16", "int8"), default="live",
-                        help="speech: bytes of the weights on a CPU, to see what smaller ones cost (live)")  # fmt: skip
+    parser.add_argument("--packing", choices=("auto", "live", "float16", "int8"), default="auto",
+                        help="speech: bytes of the weights on a CPU, to see what smaller ones cost (auto)")  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=MUSIC_PARTS, metavar="PART",
                         help=f"music: parts to measure, of {', '.join(MUSIC_PARTS)} (all)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report as .json and .md into DIR")
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.only and system != "melodyflow":
         raise UsageError(f"--only chooses parts of the measurement of music models, and {args.model} makes none")
-    if args.packing != "live" and system != "sled":
+    if args.packing != "auto" and system != "sled":
         raise UsageError(f"--packing is for speech models, and {args.model} is none")
     if system == "tokenset":
         from app.evaluation import image_command
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--seed must be at least 0, got {args.seed}")
     options = EvaluationOptions.quick(args.seed) if args.quick else EvaluationOptions(seed=args.seed)
     pipeline = genmm.load(args.model, device=args.device)
-    if args.packing != "live":
+    if args.packing != "auto":
         pipeline.to(packing=args.packing)
     with ProgressDisplay("measuring") as show:
         report = evaluate_speech(pipeline, args.data or data_home(), options, on_event=show, keep=args.save_audio)

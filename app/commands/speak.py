@@ -86,10 +86,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     group.add_argument(
         "--packing",
-        default="live",
-        choices=("live", "float16", "int8"),
-        help="read the weights of a float32 model on a CPU in fewer bytes, which is faster for large models: float16 "
-        "or, least exact, int8. Default: live, as they are",
+        default="auto",
+        choices=("auto", "live", "float16", "int8"),
+        help="read the weights of a float32 model on a CPU in fewer bytes, which is faster: float16 or, least exact, "
+        "int8; live leaves them as they are. Default: auto, float16 where that loses nothing",
     )
 
 
@@ -190,7 +190,7 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> SledPipeli
     pipeline = genmm.load(args.model or named or "sled", device=args.device, dtype=args.dtype)
     if pipeline.system != "sled":
         raise UsageError(f"model {pipeline.name} is of the system {pipeline.system}, which does not speak")
-    if args.packing != "live":
+    if args.packing != "auto":
         pipeline.to(packing=args.packing)
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
         _note(f"the recipe was made with another version of the model ({named}); the speech will differ")

@@ -88,9 +88,10 @@ examples:
     device: str = option("auto, cpu, cuda, cuda:N or mps", "auto", metavar="NAME")
     dtype: str = option("auto, float32, bfloat16 or float16", "auto", metavar="NAME")
     packing: str = option(
-        "bytes of the weights of a float32 model on a CPU; fewer are faster for large models, int8 is least exact",
-        "live",
-        choices=("live", "float16", "int8"),
+        "bytes of the weights of a float32 model on a CPU; fewer are faster, int8 is least exact; auto takes float16 "
+        "where that loses nothing",
+        "auto",
+        choices=("auto", "live", "float16", "int8"),
     )
     allow_files: bool = True
     """Whether rows may name recordings on this machine; off where strangers bring the manifest."""
@@ -132,7 +133,7 @@ examples:
             "settings": self._own_settings,
             "format": self.format,
             "dtype": self.dtype,
-            **({} if self.packing == "live" else {"packing": self.packing}),
+            **({} if self.packing == "auto" else {"packing": self.packing}),
         }
 
     def setup(self) -> None:
@@ -141,7 +142,7 @@ examples:
             import genmm
 
             self._pipeline = genmm.load(self.model, device=self.device, dtype=self.dtype)
-            if self.packing != "live" and self._pipeline.system == "sled":
+            if self.packing != "auto" and self._pipeline.system == "sled":
                 self._pipeline.to(packing=self.packing)
         if self._pipeline.system != "sled":
             raise UsageError(f"model {self.model} is of the system {self._pipeline.system}, which does not speak")

@@ -17,7 +17,9 @@ from genmm.core.errors import UsageError
 
 Packing = Literal["live", "float16", "int8"]
 PACKINGS: tuple[Packing, ...] = ("live", "float16", "int8")
-
+PackingChoice = Literal["auto", "live", "float16", "int8"]
+"""What may be asked for; "auto" is resolved by `choose_packing`."""
+PACKING_CHOICES: tuple[PackingChoice, ...] = ("auto", *PACKINGS)
 
 FEW_ROWS, MANY_ROWS = 4, 48
 """Between these, weights beyond the caches are read faster as W x^T: measured 1.3 to 2 times on one AVX-512 core."""
@@ -86,6 +88,24 @@ def joined_view(weights: Sequence[Tensor]) -> Tensor | None:
         end += weight.numel()
     rows = sum(len(weight) for weight in weights)
     return first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1))
+
+
+def choose_packing(choice: PackingChoice, parameters: Sequence[Tensor]) -> Packing:
+    """What "auto" means for these weights: float16 on a CPU where that loses nothing, else live.
+
+    Nothing is lost where the weights came from a float16 file. Weights that are trained stay live.
+    Raises: UsageError when this machine cannot run the packing that was asked for.
+    """
+    first = parameters[0]
+    if choice != "auto":
+        check_packing(choice, first.device, first.dtype)
+        return choice
+    try:
+        check_packing("float16", first.device, first.dtype)
+    except UsageError:
+        return "live"
+    idle = not any(parameter.requires_grad for parameter in parameters)
+    return "float16" if idle and all(torch.equal(p, p.half().float()) for p in parameters) else "live"
 
 
 def check_packing(packing: Packing, device: torch.device, dtype: torch.dtype) -> None:

@@ -17,6 +17,9 @@ from genmm.systems.sled.voice import Voice
 
 SHORT = {"max_s": 0.6, "retries": 0, "stop_threshold": 1.0}
 VOICES = {"voice_channels": 12}
+needs_fbgemm = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
+)
 
 
 def voice(transcript: str | None = "hello there.", channels: int = 6) -> Voice:
@@ -193,6 +196,20 @@ def test_precision_changes_little_and_is_in_the_recipe(make_pipeline):
     assert small.settings["precision"] == "bfloat16 live" and np.isfinite(small.samples[0]).all()
     with pytest.raises(UsageError, match="CUDA device"):
         pipeline.to(graphs=True)
+
+
+@needs_fbgemm
+def test_float16_checkpoints_are_packed_because_that_loses_nothing(make_pipeline, tmp_path):
+    pipeline = make_pipeline(sizes=VOICES)
+    whole = SledPipeline.from_folder(pipeline.save(tmp_path / "whole"), device="cpu")
+    assert whole.engine.packing == "live"
+    half = SledPipeline.from_folder(pipeline.save(tmp_path / "half", dtype=torch.float16), device="cpu")
+    assert half.engine.packing == "float16"
+    packed = half.generate("one", seed=3, settings=SHORT)
+    live = half.to(packing="live").generate("one", seed=3, settings=SHORT)
+    np.testing.assert_allclose(packed.samples[0], live.samples[0], atol=0.05)
+    half.network.requires_grad_(True)
+    assert half.to().engine.packing == "live"
 
 
 def test_parts_that_do_not_fit_are_refused(make_network, tiny_codec, tiny_tokenizer):

@@ -18,7 +18,7 @@ from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, GenmmError, UsageError
 from genmm.core.events import CancelToken, Event, Finished
 from genmm.core.limits import DEFAULT_LIMITS, Limits
-from genmm.nn.packed import Packing
+from genmm.nn.packed import PackingChoice, choose_packing
 from genmm.systems.sled.codec import SpeechCodec
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.encodec import EncodecLatents
@@ -107,12 +107,13 @@ class SledPipeline:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         *,
-        packing: Packing = "live",
+        packing: PackingChoice = "auto",
         graphs: bool = False,
     ) -> SledPipeline:
         """Move to a device and number format, in place; the codec stays float32. None keeps what there is.
 
-        packing="float16" or "int8" packs the weights of a float32 network on a CPU into fewer bytes, which is faster.
+        packing="float16" or "int8" packs the weights of a float32 network on a CPU into fewer bytes, which is faster;
+        "auto" takes float16 there when the weights are float16 numbers already, "live" leaves them as they are.
         graphs=True plays steps back as CUDA graphs, which is faster on a GPU once speech is longer than a few seconds.
         Raises: UsageError for a device, format or packing that this machine cannot run.
         """
@@ -125,7 +126,7 @@ class SledPipeline:
         self.network.to(place, number)
         if isinstance(self.codec, torch.nn.Module):
             self.codec.to(place, torch.float32)
-        self.engine = DecodeEngine(self.network, packing)
+        self.engine = DecodeEngine(self.network, choose_packing(packing, list(self.network.parameters())))
         return self
 
     def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
