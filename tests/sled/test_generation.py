@@ -1,5 +1,7 @@
 """Step-by-step generation against whole-sequence recomputation, and the promises of a batch."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -112,6 +114,33 @@ def test_batch_mates_and_ways_of_running_change_nothing(make_network, sizes, opt
     for utterance, frames in zip(utterances, together, strict=True):
         (alone,), _ = say(network, [utterance])
         torch.testing.assert_close(frames, alone)
+
+
+@pytest.mark.parametrize("sizes", [{}, STREAM], ids=["offline", "streaming"])
+@pytest.mark.parametrize("until_its_end", [True, False])
+def test_caches_go_with_the_run_and_do_not_wait_for_the_collector(make_network, sizes, until_its_end):
+    engine = DecodeEngine(make_network(**sizes))
+    caches, plain = [], engine.new_cache
+
+    def new_cache(*sizes, **options):
+        cache = plain(*sizes, **options)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    engine.new_cache = new_cache
+    gc.disable()
+    try:
+        run = generate_latents(engine, three(), SamplingOptions())
+        next(run)
+        if until_its_end:
+            for _ in run:
+                pass
+        run.close()
+        del run
+        assert caches
+        assert [cache() for cache in caches] == [None] * len(caches)
+    finally:
+        gc.enable()
 
 
 def test_a_seed_gives_the_same_speech_in_any_batch_and_sync(make_network):

@@ -144,7 +144,8 @@ class _Loop:
         self.forced = ForcedFrames(engine, utterances, enabled=run.forces_prompt)
         self.every = options.sync_every or (1 if engine.device.type == "cpu" else 8)
         self.modulations: list[Tensor] = []
-        self._core: Callable[..., tuple[Tensor, ...]] = self._plain_core
+        # A bound method here would make a cycle, and the caches would stay until the collector comes by.
+        self._recorded: RecordedStep | None = None
 
     def run(self) -> Iterator[Written]:
         z, latent = self._check(self.run_.begin), None
@@ -171,13 +172,14 @@ class _Loop:
         """Replace the two halves of a step by CUDA graphs."""
         modulation = self._next_modulation()
         self.modulations.append(modulation)  # it was only looked at
-        self._core = RecordedStep(self._plain_core, [z, modulation, self.previous])
+        self._recorded = RecordedStep(self._plain_core, [z, modulation, self.previous])
         self.run_.record(self.previous.to(self.engine.dtype))
 
     def _frame(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Draw the next latent of each row: z [R, H] -> latents [B, D] and (stop, movement) [B, 2]."""
-        latent, guided, facts = self._core(z, self._next_modulation(), self.previous)
-        if isinstance(self._core, RecordedStep):
+        core = self._recorded or self._plain_core
+        latent, guided, facts = core(z, self._next_modulation(), self.previous)
+        if self._recorded is not None:
             latent, facts = latent.clone(), facts.clone()  # the next playback overwrites them
         if self.watch_movement:
             self.previous = latent.float()
