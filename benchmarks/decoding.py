@@ -50,7 +50,8 @@ class Variant:
 
 
 CPU_VARIANTS = (
-    Variant(name="float32", dtype=torch.float32, goal=1.7),
+    Variant(name="float32", dtype=torch.float32),
+    Variant(name="float32, split", dtype=torch.float32, packing="split", goal=1.7),
     Variant(name="bfloat16", dtype=torch.bfloat16, weight_bytes=2, goal=3.0),
     Variant(name="float16 weights", dtype=torch.float32, packing="float16", weight_bytes=2),
     Variant(name="int8 weights", dtype=torch.float32, packing="int8", weight_bytes=1, goal=3.0),

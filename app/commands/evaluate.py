@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--seed", type=int, default=2024, help="seed of texts and speech (2024)")
     parser.add_argument("--quick", action="store_true", help="few utterances: shows that it works")
-    parser.add_argument("--packing", choices=("auto", "live", "float16", "int8"), default="auto",
+    parser.add_argument("--packing", choices=("auto", "live", "split", "float16", "int8"), default="auto",
                         help="speech: bytes of the weights on a CPU, to see what smaller ones cost (auto)")  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=MUSIC_PARTS, metavar="PART",
                         help=f"music: parts to measure, of {', '.join(MUSIC_PARTS)} (all)")  # fmt: skip

@@ -87,9 +87,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument(
         "--packing",
         default="auto",
-        choices=("auto", "live", "float16", "int8"),
-        help="read the weights of a float32 model on a CPU in fewer bytes, which is faster: float16 or, least exact, "
-        "int8; live leaves them as they are. Default: auto, float16 where that loses nothing",
+        choices=("auto", "live", "split", "float16", "int8"),
+        help="how a CPU reads the weights of a float32 model: as they are (live), as two float16 parts (split, as "
+        "exact and faster), in fewer bytes (float16) or, least exact, int8. Default: auto, float16 where that loses "
+        "nothing, else split",
     )
 
 

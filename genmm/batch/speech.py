@@ -88,10 +88,10 @@ examples:
     device: str = option("auto, cpu, cuda, cuda:N or mps", "auto", metavar="NAME")
     dtype: str = option("auto, float32, bfloat16 or float16", "auto", metavar="NAME")
     packing: str = option(
-        "bytes of the weights of a float32 model on a CPU; fewer are faster, int8 is least exact; auto takes float16 "
-        "where that loses nothing",
+        "how a CPU reads the weights of a float32 model; fewer bytes are faster, int8 is least exact; auto takes "
+        "float16 where that loses nothing, else split",
         "auto",
-        choices=("auto", "live", "float16", "int8"),
+        choices=("auto", "live", "split", "float16", "int8"),
     )
     allow_files: bool = True
     """Whether rows may name recordings on this machine; off where strangers bring the manifest."""

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from genmm.core.errors import UsageError
-from genmm.nn.packed import BEYOND_CACHE, PackedLinear, check_packing, join_storage, joined_view, product
+from genmm.nn.packed import (
+    BEYOND_CACHE,
+    SPLIT_ROWS,
+    PackedLinear,
+    check_packing,
+    choose_packing,
+    join_storage,
+    joined_view,
+    product,
+)
 
 needs_fbgemm = pytest.mark.skipif(
     "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
@@ -20,6 +29,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     ("packing", "error"),
     [
         ("live", 1e-6),
+        pytest.param("split", 2e-6, marks=needs_fbgemm),
         pytest.param("float16", 1e-3, marks=needs_fbgemm),
         pytest.param("int8", 2e-2, marks=needs_fbgemm),
     ],
@@ -29,6 +39,30 @@ def test_every_packing_is_close_to_the_plain_product(packing, error):
     expected = F.linear(x, weight, bias)
     relative = (PackedLinear([weight], bias, packing)(x) - expected).norm() / expected.norm()
     assert relative < error
+
+
+@needs_fbgemm
+@pytest.mark.parametrize("size", [1.0, 0.02, 1e-3, 300.0])
+@pytest.mark.parametrize("rows", [1, 2, SPLIT_ROWS, SPLIT_ROWS + 1])
+def test_split_weights_are_as_exact_as_float32(size, rows):
+    weight, bias, x = size * normal(96, 256, seed=1), size * normal(96, seed=2), normal(rows, 256)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    gap = (PackedLinear([weight], bias, "split")(x).double() - exact).norm() / exact.norm()
+    assert gap < 1.5e-6
+    assert (PackedLinear([weight], bias, "float16")(x).double() - exact).norm() / exact.norm() > 1e-5
+
+
+@needs_fbgemm
+def test_auto_loses_nothing():
+    weight = normal(8, 8)
+    assert choose_packing("auto", [weight.half().float()]) == "float16"
+    assert choose_packing("auto", [weight]) == "split"
+    assert choose_packing("auto", [1e6 * weight]) == "live"  # beyond float16
+    assert choose_packing("auto", [weight.bfloat16()]) == "live"
+    assert choose_packing("auto", [torch.nn.Parameter(weight)]) == "live"
+    assert choose_packing("int8", [weight]) == "int8"
+    with pytest.raises(UsageError, match="float32 network"):
+        choose_packing("split", [weight.bfloat16()])
 
 
 @pytest.mark.parametrize("packing", ["live", pytest.param("int8", marks=needs_fbgemm)])
@@ -81,5 +115,5 @@ def test_packing_does_not_change_the_engine_of_others():
 def test_what_cannot_run_is_refused_with_a_way_out():
     with pytest.raises(UsageError, match="float32 network on a CPU"):
         check_packing("int8", torch.device("cpu"), torch.bfloat16)
-    with pytest.raises(UsageError, match="live, float16, int8"):
+    with pytest.raises(UsageError, match="live, split, float16, int8"):
         check_packing("int4", torch.device("cpu"), torch.float32)

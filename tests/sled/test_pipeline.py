@@ -202,7 +202,7 @@ def test_precision_changes_little_and_is_in_the_recipe(make_pipeline):
 def test_float16_checkpoints_are_packed_because_that_loses_nothing(make_pipeline, tmp_path):
     pipeline = make_pipeline(sizes=VOICES)
     whole = SledPipeline.from_folder(pipeline.save(tmp_path / "whole"), device="cpu")
-    assert whole.engine.packing == "live"
+    assert whole.engine.packing == "split"
     half = SledPipeline.from_folder(pipeline.save(tmp_path / "half", dtype=torch.float16), device="cpu")
     assert half.engine.packing == "float16"
     packed = half.generate("one", seed=3, settings=SHORT)

@@ -79,7 +79,7 @@ class DecodeEngine:
 
     def _pack(self, *linears: torch.nn.Linear) -> PackedLinear:
         weights = [linear.weight for linear in linears]
-        is_idle = self.packing == "live" and not any(weight.requires_grad for weight in weights)
+        is_idle = self.packing in ("live", "split") and not any(weight.requires_grad for weight in weights)
         if len(weights) > 1 and is_idle and joined_view(weights) is None:
             join_storage(weights)
         return PackedLinear(weights, None, self.packing)
