@@ -1,7 +1,7 @@
 """Instructions that the CPU paths of the quantizers execute, counted by callgrind, beside stored counts.
 
 Unlike times, counts hardly depend on what else the machine does, so a path that has become dearer shows. They do depend
-on torch and on the instructions that valgrind offers: the stored counts name the version they belong to.
+on torch and on the maker of the processor, by which its libraries choose their kernels: the stored counts name both.
 Write them anew with `python -m benchmarks.quantizers_instructions` after a change that is meant.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -73,12 +74,21 @@ def missing_tools() -> str:
     return f"{', '.join(absent)} not installed" if absent else ""
 
 
+def here() -> dict[str, str]:
+    """What counts depend on besides the code: the version of torch, the maker of the processor."""
+    maker = ""
+    with suppress(OSError):
+        found = re.search(r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        maker = found[1] if found else ""
+    return {"torch": torch.__version__, "processor": maker}
+
+
 def stored_counts() -> dict[str, float]:
-    """Counts of the stored run by path; empty where they belong to another version of torch."""
+    """Counts of the stored run by path; empty where they belong to another torch or processor."""
     if not REFERENCE.is_file():
         return {}
     stored = json.loads(REFERENCE.read_text(encoding="utf-8"))
-    return stored["instructions"] if stored["torch"] == torch.__version__ else {}
+    return stored["instructions"] if all(stored.get(name) == value for name, value in here().items()) else {}
 
 
 def instructions_section(*, quick: bool) -> Section:
@@ -94,7 +104,7 @@ def instructions_section(*, quick: bool) -> Section:
                 peer=before / 1e6 if before else None, peer_name="stored count" if before else "",
                 bound=TOLERANCE * before / 1e6 if before else None)
         )  # fmt: skip
-    known = "" if stored else f" No counts are stored for torch {torch.__version__}."
+    known = "" if stored else f" No counts are stored for {' on '.join(here().values())}."
     return Section(
         "", f"Callgrind, one thread, per call; at most {TOLERANCE:g} times the stored count.{known}", tuple(rows)
     )
@@ -105,7 +115,7 @@ def main() -> None:
     from genmm.core.files import write_json
 
     counts = {name: round(count_instructions(statement)) for name, statement in PATHS.items()}
-    write_json(REFERENCE, {"torch": torch.__version__, "instructions": counts})
+    write_json(REFERENCE, {**here(), "instructions": counts})
     print(json.dumps(counts, indent=1))
 
 
