@@ -124,6 +124,19 @@ def test_active_moments_are_taken_to_be_rare():
     assert torch.isfinite(level.grad).all()
 
 
+@pytest.mark.parametrize(("sound", "weight"), [(True, 0.0), (False, 1.0)])
+def test_anti_collapse_acts_where_there_is_no_sound(network, make_table, sound, weight):
+    batch = batch_of([make_table(30, seed=i, sound=sound) for i in range(3)])
+    own, given = (
+        rasl_losses(network(), batch, ObjectiveConfig(spread=spread), torch.Generator().manual_seed(0))
+        for spread in (None, weight)
+    )
+    assert own["spread"] > 0
+    assert own["loss"].item() == pytest.approx(given["loss"].item())
+    with pytest.raises(ConfigError, match="spread -1"):
+        ObjectiveConfig(spread=-1.0)
+
+
 def paired_videos(count: int, seed: int) -> tuple[list[Inputs], list[np.ndarray]]:
     """Noise in which some steps carry a pattern in both streams, and as many a pattern in one stream only."""
     rng = np.random.default_rng(seed)

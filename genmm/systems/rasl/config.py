@@ -83,9 +83,9 @@ class ObjectiveConfig:
     """Weight of the symmetric contrast between the streams' steps (SCL)."""
     k_point: float = 0.5
     """Weight of the k-point contrast (RASL)."""
-    spread: float = 0.0
-    """Weight of the anti-collapse term. Off: over three seeds of computed scenes it cost more than it gave (see
-    docs/methods/rasl.md); 1 is worth trying where activations flatten, as over long runs on footage of one kind."""
+    spread: float | None = None
+    """Weight of the anti-collapse term. None: 0 for batches with sound, where it costs more than it gives, 1 for those
+    without, where hardly anything else says which moments stand out (measured in docs/methods/rasl.md)."""
     least_spread: float = 0.2
     """Deviation of the activations over their mean, within a video, below which the anti-collapse term acts."""
     rareness: float = 0.2
@@ -128,7 +128,7 @@ class ObjectiveConfig:
             "explore",
             "rareness",
         )
-        bad = [name for name in weights if getattr(self, name) < 0]
+        bad = [name for name in weights if (getattr(self, name) or 0.0) < 0]
         bad += [name for name in ("mask_share", "share") if not 0 < getattr(self, name) < 1]
         bad += [name for name in ("temperature", "score_temperature") if getattr(self, name) <= 0]
         bad += [name for name in ("mask_span", "pairs") if getattr(self, name) < 1]

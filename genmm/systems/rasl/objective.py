@@ -45,6 +45,8 @@ def rasl_losses(
     terms["contrast"] = _contrast(network, clean, batch, config, generator)
     terms["k_point"] = _k_point(first, second, config, generator)
     weights = {name: getattr(config, name) for name in terms}
+    if config.spread is None:
+        weights["spread"] = 0.0 if "audio" in batch and bool(batch["audible"].any()) else 1.0
     return {"loss": sum(weights[name] * value for name, value in terms.items()), **terms}
 
 
