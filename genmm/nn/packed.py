@@ -54,6 +54,8 @@ class PackedLinear:
         if packing == "live":
             return
         whole = torch.cat([weight.detach() for weight in self._weights]).float()
+        if packing != "int8" and float(whole.abs().max()) > LARGEST:
+            raise UsageError(f"a weight is beyond {LARGEST:g}, the largest float16: {packing} cannot hold it; use live")
         if packing == "split":
             rest = (whole - whole.half().float()) * REST_SCALE
             self._packed, self._rest = _pack_float16(whole, bias), _pack_float16(rest, None)

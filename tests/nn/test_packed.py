@@ -63,6 +63,9 @@ def test_auto_loses_nothing():
     assert choose_packing("int8", [weight]) == "int8"
     with pytest.raises(UsageError, match="float32 network"):
         choose_packing("split", [weight.bfloat16()])
+    for packing in ("split", "float16"):
+        with pytest.raises(UsageError, match="beyond 65504"):
+            PackedLinear([1e6 * weight], None, packing)
 
 
 @pytest.mark.parametrize("packing", ["live", pytest.param("int8", marks=needs_fbgemm)])

@@ -7,6 +7,7 @@ Letters: S samples, K hops.
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_array
 
 __all__ = ["AUDIO_SIZE", "HOP", "LOUDNESS_COLUMN", "ONSET_COLUMN", "RATE", "SILENCE_DB", "SoundDescriber"]
 
@@ -84,7 +85,7 @@ class SoundDescriber:
         """Describe whole windows at once."""
         windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
         power = np.abs(np.fft.rfft(windows * _HANN, FFT, axis=1)) ** 2
-        bands = _decibels(power @ _MEL)  # [K, BANDS]
+        bands = _decibels((_MEL @ power.T).T)  # [K, BANDS]
         loudness = _decibels(np.mean(windows.astype(np.float64) ** 2, axis=1))
         before = bands[:1] if self._last_bands is None else self._last_bands
         onset = np.maximum(np.diff(bands, axis=0, prepend=before), 0.0).mean(1)
@@ -129,4 +130,5 @@ def _mel_filters() -> np.ndarray:
 
 
 _HANN = np.hanning(WINDOW + 2)[1:-1].astype(np.float32)
-_MEL = _mel_filters()
+_MEL = csr_array(_mel_filters().T)
+"""[BANDS, FFT / 2 + 1], nearly all zeros; a dense product would wake all threads of BLAS for it."""
