@@ -21,6 +21,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--model", default="melodyflow", help="name or folder (melodyflow)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure (all)")
     parser.add_argument("--out", type=Path, required=True, help="folder for music.json, music.md and what goes on")
+    parser.add_argument("--packing", choices=("live", "int8"), default="live", help="bytes of the weights (live)")
     start = MusicEvaluation()
     for entry in fields(MusicEvaluation):
         value = getattr(start, entry.name)
@@ -29,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     import genmm
 
     options = MusicEvaluation(**{entry.name: getattr(args, entry.name) for entry in fields(MusicEvaluation)})
-    pipeline = genmm.load(args.model)
+    pipeline = genmm.load(args.model).to(packing=args.packing)
     with ProgressDisplay("measuring") as show:
         figures = MusicMeasure(pipeline, options, args.out, on_event=show).run(args.only)
     print(report_markdown(write_report(args.out, figures, pipeline.name)))

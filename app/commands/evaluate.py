@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=2024, help="seed of texts and speech (2024)")
     parser.add_argument("--quick", action="store_true", help="few utterances: shows that it works")
     parser.add_argument("--packing", choices=("auto", "live", "split", "float16", "int8"), default="auto",
-                        help="speech: bytes of the weights on a CPU, to see what smaller ones cost (auto)")  # fmt: skip
+                        help="speech, music: bytes of the weights on a CPU, what smaller ones cost (auto)")  # fmt: skip
     parser.add_argument("--only", nargs="+", choices=MUSIC_PARTS, metavar="PART",
                         help=f"music: parts to measure, of {', '.join(MUSIC_PARTS)} (all)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the report as .json and .md into DIR")
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.only and system != "melodyflow":
         raise UsageError(f"--only chooses parts of the measurement of music models, and {args.model} makes none")
-    if args.packing != "auto" and system != "sled":
-        raise UsageError(f"--packing is for speech models, and {args.model} is none")
+    if args.packing != "auto" and system not in ("sled", "melodyflow"):
+        raise UsageError(f"--packing is for speech and music models, and {args.model} is neither")
     if system == "tokenset":
         from app.evaluation import image_command
 

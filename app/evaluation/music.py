@@ -83,7 +83,7 @@ class MusicMeasure:
         self.pipeline, self.options, self._on_event = pipeline, options, on_event or (lambda event: None)
         self.seconds = min(LONGEST_S, pipeline.window_s)
         bound = {"model": pipeline.model["fingerprint"], "seconds": self.seconds, "seed": options.seed,
-                 "strength": options.strength}  # fmt: skip
+                 "strength": options.strength, "packing": pipeline.network.packing}  # fmt: skip
         self.journal = Journal(folder, "music-items", bound)
         renderer = MusicRenderer(sounds, seconds=self.seconds)
         self.judges = Judges(renderer, self.journal, options.seed, options.training, self.say)

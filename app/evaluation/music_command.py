@@ -25,6 +25,8 @@ def run(args: argparse.Namespace, with_tables: Callable[[str, str], str]) -> int
 
     options = MusicEvaluation.quick(args.seed) if args.quick else MusicEvaluation(seed=args.seed)
     pipeline = genmm.load(args.model, device=args.device)
+    if args.packing != "auto":
+        pipeline.to(packing=args.packing)
     with ProgressDisplay("measuring") as show:
         figures = MusicMeasure(pipeline, options, args.out, on_event=show).run(args.only or PARTS)
     if args.out:

@@ -77,6 +77,25 @@ class PackedLinear:
         return y if self.bias is None else y + self.bias
 
 
+class PackableLinear(nn.Linear):
+    """A linear layer whose weight can be read packed while it is not trained; parameters and their names stay."""
+
+    packed: PackedLinear | None = None
+
+    def pack(self, packing: Packing) -> None:
+        """Read the weight packed from now on; "live" undoes it. The packed copy does not follow later changes."""
+        self.packed = None if packing == "live" else PackedLinear([self.weight], self.bias, packing)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes: x [..., I] -> [..., O]."""
+        return super().forward(x) if self.packed is None else rowwise(self.packed, x)
+
+
+def rowwise(packed: PackedLinear, x: Tensor) -> Tensor:
+    """A packed product over the last axis: x [..., I] -> [..., O]."""
+    return packed(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b, in the order that reads a large weight fastest for this many rows: x [N, I] -> [N, O]."""
     is_batch = FEW_ROWS <= x.shape[0] <= MANY_ROWS

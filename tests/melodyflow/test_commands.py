@@ -7,6 +7,7 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from tiny_music import chirp
 
 from app.cli import main
@@ -30,6 +31,17 @@ def test_compose_writes_music_and_says_what_was_understood(here, capsys):
     (here / "out.json").unlink()  # the sound itself carries its recipe
     assert main(["compose", "--recipe", "out.flac", "-o", "third.flac", "--model", "./tiny", "--device", "cpu"]) == 0
     assert np.array_equal(read_audio(here / "third.flac").samples, first.samples)
+
+
+def test_music_can_be_made_with_weights_in_bytes(here):
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("needs a torch build with FBGEMM")
+    line = ["compose", TEXT, "--seconds", "1", "--seed", "4", "--dtype", "float32"]
+    assert run(*line, "-o", "exact.wav") == 0
+    assert run(*line, "--packing", "int8", "-o", "bytes.wav") == 0
+    exact, packed = (read_audio(here / name).samples for name in ("exact.wav", "bytes.wav"))
+    assert not np.array_equal(exact, packed)
+    assert np.corrcoef(exact.ravel(), packed.ravel())[0, 1] > 0.9
 
 
 def test_edit_extend_and_loop(here, capsys):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genmm.core.errors import CheckpointError, ConfigError, ShapeError
+from genmm.core.errors import CheckpointError, ConfigError, ShapeError, UsageError
 from genmm.samplers.guidance import Guidance
 from genmm.systems.melodyflow.config import FlowConfig
 from genmm.systems.melodyflow.network import FlowNetwork, from_official_names, joined
@@ -81,6 +81,24 @@ def test_rows_do_not_touch_each_other_and_padding_changes_nothing():
     both = net(x, t, net.condition(states, mask))
     alone = net(x[:1], t, net.condition(states[:1, :2], mask[:1, :2]))
     torch.testing.assert_close(both[:1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
+)
+@pytest.mark.parametrize(("packing", "error"), [("split", 1e-5), ("float16", 2e-3), ("int8", 0.05)])
+def test_packed_weights_cost_little_and_can_be_undone(packing, error):
+    net, x, t = network(), heads(2, 8, 9), torch.tensor([0.4])
+    condition = net.condition(heads(2, 4, 12), torch.ones(2, 4))
+    names, exact = list(net.state_dict()), net(x, t, condition)
+    net.pack(packing)
+    gap = (net(x, t, condition) - exact).norm() / exact.norm()
+    assert net.packing == packing and 0 < gap < error
+    assert list(net.state_dict()) == names
+    net.pack("live")
+    assert torch.equal(net(x, t, condition), exact)
+    with pytest.raises(UsageError, match="float32 network"):
+        net.bfloat16().pack("int8")
 
 
 def test_guidance_takes_one_call_of_both_branches_and_equals_two():

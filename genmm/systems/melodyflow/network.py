@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genmm.core.errors import CheckpointError, ShapeError
+from genmm.nn.packed import PackableLinear, PackedLinear, Packing, check_packing, rowwise
 from genmm.systems.melodyflow.config import FlowConfig
 from genmm.systems.melodyflow.zero_key import attend_with_zero, mask_bias
 
@@ -105,7 +106,19 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = PackableLinear(dim, dim, bias=False)
+        self.packed: PackedLinear | None = None
+
+    def pack(self, packing: Packing, rows: int) -> None:
+        """Read the output projection and the first rows of the input projection packed; "live" undoes it."""
+        self.out_proj.pack(packing)
+        self.packed = None if packing == "live" else PackedLinear([self.in_proj_weight[:rows]], None, packing)
+
+    def project(self, x: Tensor, rows: int) -> Tensor:
+        """The first rows of the input projection: [B, T, dim] -> [B, T, rows]."""
+        if self.packed is not None:
+            return rowwise(self.packed, x)
+        return functional.linear(x, self.in_proj_weight[:rows])
 
     def split(self, x: Tensor) -> Tensor:
         """[B, N, dim] -> [B, h, N, d]."""
@@ -121,8 +134,8 @@ class SelfAttention(Attention):
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Shapes: x [B, T, dim]; rotation as from `rotation_table`. Returns: [B, T, dim]."""
-        packed = functional.linear(x, self.in_proj_weight).unflatten(2, (3, self.heads, -1))
-        query, key, value = packed.permute(2, 0, 3, 1, 4)  # [B, h, T, d] each
+        joint = self.project(x, len(self.in_proj_weight)).unflatten(2, (3, self.heads, -1))
+        query, key, value = joint.permute(2, 0, 3, 1, 4)  # [B, h, T, d] each
         return self.finish(attend_with_zero(turn_pairs(query, *rotation), turn_pairs(key, *rotation), value))
 
 
@@ -138,7 +151,7 @@ class CrossAttention(Attention):
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """Shapes: x [B, T, dim]; key, value [B, h, L, d]; bias [B, 1, 1, L]. Returns: [B, T, dim]."""
-        query = self.split(functional.linear(x, self.in_proj_weight[: x.shape[-1]]))
+        query = self.split(self.project(x, x.shape[-1]))
         return self.finish(attend_with_zero(query, key, value, bias))
 
 
@@ -150,8 +163,8 @@ class FlowLayer(nn.Module):
         dim = config.dim
         self.self_attn = SelfAttention(dim, config.num_heads)
         self.cross_attention = CrossAttention(dim, config.num_heads)
-        self.linear1 = nn.Linear(dim, config.hidden, bias=False)
-        self.linear2 = nn.Linear(config.hidden, dim, bias=False)
+        self.linear1 = PackableLinear(dim, config.hidden, bias=False)
+        self.linear2 = PackableLinear(config.hidden, dim, bias=False)
         self.norm1, self.norm_cross, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(
@@ -199,7 +212,7 @@ class FlowTransformer(nn.Module):
         self.rope = RotaryTable(config.dim // config.num_heads, config.max_period)
         self.layers = nn.ModuleList(FlowLayer(config) for _ in range(config.num_layers))
         self.skip_projections = nn.ModuleList(
-            nn.Linear(2 * config.dim, config.dim, bias=False) for _ in range(config.skips)
+            PackableLinear(2 * config.dim, config.dim, bias=False) for _ in range(config.skips)
         )
 
     def forward(
@@ -237,6 +250,7 @@ class FlowNetwork(nn.Module):
         self.text_proj = nn.Linear(config.cond_dim, dim)
         self.score_proj = nn.Linear(config.score_features, dim, bias=False) if config.score_features else None
         self.global_proj = nn.Linear(config.cond_dim, dim, bias=False) if config.global_text else None
+        self.packing: Packing = "live"
         self.start_weights()
 
     def start_weights(self) -> None:
@@ -250,6 +264,21 @@ class FlowNetwork(nn.Module):
                 deviation = (weight.shape[1] * depth) ** -0.5
                 nn.init.trunc_normal_(weight, std=deviation, a=-3 * deviation, b=3 * deviation)
         nn.init.zeros_(self.text_proj.bias)
+
+    def pack(self, packing: Packing) -> None:
+        """Read the weights of all products over frames packed, on a CPU in float32; "live" undoes it.
+
+        Raises: UsageError when this machine cannot run the packing.
+        """
+        check_packing(packing, self.in_proj.weight.device, self.in_proj.weight.dtype)
+        self.packing = packing
+        for layer in self.transformer.layers:
+            layer.self_attn.pack(packing, 3 * self.config.dim)
+            layer.cross_attention.pack(packing, self.config.dim)
+            layer.linear1.pack(packing)
+            layer.linear2.pack(packing)
+        for projection in self.transformer.skip_projections:
+            projection.pack(packing)
 
     # ------------------------------------------------------------ conditions
 

@@ -43,9 +43,9 @@ def test_models_that_are_measured_elsewhere_are_sent_there(model, instead, capsy
     assert f"{model} is a model of {model}" in said and instead in said
 
 
-def test_packing_is_for_speech(capsys):
-    assert main(["evaluate", "--model", "melodyflow", "--packing", "int8"]) == 2
-    assert "--packing is for speech models" in capsys.readouterr().err
+def test_packing_is_for_speech_and_music(capsys):
+    assert main(["evaluate", "--model", "tokenset", "--packing", "int8"]) == 2
+    assert "--packing is for speech and music models" in capsys.readouterr().err
 
 
 def test_help_answers_without_heavy_imports():
