@@ -23,8 +23,8 @@ from genmm.core.errors import GenerationError
 
 REFERENCE = Path(__file__).with_name("quantizers_instructions.json")
 TOLERANCE = 1.2
-"""Largest count that passes, as a multiple of the stored one. Two runs on one machine differ by well under one per cent,
-two processors of one maker may choose other kernels."""
+"""Largest count that passes, as a multiple of the stored one. Two runs on one machine differ by well under one per
+cent; two processors of one maker may choose other kernels."""
 SETUP = """\
 import torch
 from genmm.quantizers.kmeans import assign
