@@ -27,7 +27,6 @@ from genmm.systems.vqtoken.answerer import Answerer, PlacedTokens, token_places
 from genmm.systems.vqtoken.baselines import TokenLearner
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.config import AnswererConfig
-from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import reduce
 from models.optim import OptimConfig, build_optimizer
 
@@ -37,7 +36,6 @@ about unseen rendered videos it answers: what, where, which direction, how many,
 first. Takes minutes for the quick table and hours for all cells on a CPU."""
 REDUCERS: Mapping[str, tuple[str, str]] = {
     "occupancy": ("vqtoken", "occupancy"),
-    "occupancy of medoids": ("medoids", "occupancy"),
     "codebook": ("vqtoken", "none"),
     "codebook and place": ("vqtoken", "placed"),
     "paper": ("vqtoken", "paper"),
@@ -239,18 +237,13 @@ class ReducedSet:
             features = read_features(self.path, start, min(clips, start + 16))
             seeds = list(range(start, start + len(features)))
             with torch.no_grad():
-                one = self._chosen(features, tokens, seeds)
+                one = reduce(features, tokens, method=self.choose, seeds=seeds)
             pad = max(0, tokens - one.codebook.shape[1])
             rows["codebook"].append(F.pad(one.codebook, (0, 0, 0, pad)))
             rows["places"].append(F.pad(token_places(one), (0, 0, 0, pad)))
             rows["mask"].append(F.pad(one.mask, (0, pad)))
             rows["index_map"].append(one.index_map.to(torch.int16))
         self.parts = {name: torch.cat(tensors) for name, tensors in rows.items()}
-
-    def _chosen(self, features: Tensor, tokens: int, seeds: list[int]) -> ReducedVideo:
-        if self.choose == "medoids":
-            return reduce(features, tokens, seeds=seeds, represent="medoid")
-        return reduce(features, tokens, method=self.choose, seeds=seeds)
 
     def __len__(self) -> int:
         return len(self.words)

@@ -52,22 +52,6 @@ def test_the_codebook_is_the_mean_of_the_raw_tokens():
             assert reduced.counts[clip, k] == (reduced.index_map[clip] == k).sum()
 
 
-def test_medoids_are_real_tokens_nearest_to_the_mean():
-    tokens = grid().requires_grad_()
-    mean, medoid = reduce(tokens, 6), reduce(tokens, 6, represent="medoid")
-    assert torch.equal(mean.index_map, medoid.index_map)
-    for clip in range(2):
-        for k in range(6):
-            members = tokens[clip][mean.index_map[clip] == k]
-            nearest = F.cosine_similarity(members, mean.codebook[clip, k], dim=-1).argmax()
-            assert torch.equal(medoid.codebook[clip, k], members[nearest])
-    medoid.codebook.sum().backward()
-    assert set(tokens.grad.flatten(0, 3).sum(-1).tolist()) == {0.0, 16.0}
-    broken = grid()
-    broken[0, 1, 2, 3] = float("nan")
-    assert reduce(broken, 6, represent="medoid").codebook.isfinite().all()
-
-
 def test_scales_of_the_codebook():
     tokens = grid() * torch.linspace(0.5, 3.0, 5).view(1, 5, 1, 1, 1)
     unit, norm = reduce(tokens, 6, scale="unit"), reduce(tokens, 6, scale="norm")

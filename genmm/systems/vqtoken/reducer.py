@@ -20,13 +20,11 @@ from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
-__all__ = ["METHODS", "Budget", "Fixed", "Represent", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
+__all__ = ["METHODS", "Budget", "Fixed", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
 
 Scale = Literal["raw", "unit", "norm"]
 """How the codebook is averaged: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
 to the mean length of the clip's tokens."""
-Represent = Literal["mean", "medoid"]
-"""What stands for a cluster: the mean of its tokens, or the token nearest to that."""
 METHODS = ("vqtoken", *BASELINES)
 
 
@@ -54,7 +52,6 @@ def reduce(
     frame_mask: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     scale: Scale = "raw",
-    represent: Represent = "mean",
     kmeans: KMeansConfig | None = None,
 ) -> ReducedVideo:
     """Reduce B clips of one grid size; a clip's result does not depend on the others.
@@ -62,9 +59,7 @@ def reduce(
     Shapes: tokens [B, T, H, W, D] floating; frame_mask [B, T] bool, True at real frames (a prefix of each clip).
     Args: `method` is vqtoken, a baseline, or a trained TokenLearner (its map says which token looks at a cell most, its
     number of tokens is the budget); `block` turns codebook and map into tokens (default: the codebook itself);
-    `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens; `represent` makes the
-    codebook of vqtoken the mean of each cluster, or its medoid, the real token nearest to the mean, whose details are
-    not averaged away.
+    `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens.
     Gradients reach the tokens through the codebook; labels are constants.
     Raises: ShapeError, UsageError.
     """
@@ -81,8 +76,6 @@ def reduce(
     if method == "vqtoken":
         found, stats, curve = _clustered(rows, mask, budget, seeds, kmeans)
         codebook, labels = cluster_codebook(rows, found, scale), found.labels
-        if represent == "medoid":
-            codebook = _medoids(rows, codebook, labels)
     else:
         codebook, labels, stats = _by_baseline(rows, mask, tokens.shape[1:4], budget, method, seeds)
         curve = None
@@ -93,21 +86,6 @@ def reduce(
     made, made_mask = (block or PlainBlock())(plain.codebook, index_map, plain.mask)
     stats |= {"cluster_ms": clustered_ms, "block_ms": 1000 * (time.perf_counter() - started)}
     return from_map(codebook, index_map, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
-
-
-def _medoids(rows: Tensor, codebook: Tensor, labels: Tensor) -> Tensor:
-    """Of each cluster the row [B, N, D] with the largest cosine to its mean [B, K, D], the first of equals."""
-    likeness = torch.matmul(_unit(codebook), _unit(rows).transpose(1, 2))  # [B, K, N]
-    ids = torch.arange(codebook.shape[1], device=rows.device).view(1, -1, 1)
-    own = labels.unsqueeze(1) == ids
-    best = likeness.masked_fill(~own, -torch.inf).argmax(-1)
-    chosen = rows.gather(1, best.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
-    return torch.where(own.any(-1, keepdim=True), chosen, codebook)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    finite = vectors.detach().float().nan_to_num(0.0, 0.0, 0.0)
-    return torch.nn.functional.normalize(finite, dim=-1)
 
 
 def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner) -> None:
