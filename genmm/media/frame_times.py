@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 from genmm.core.errors import LimitError
@@ -32,6 +33,7 @@ class TimedFrames:
         self._zero_s = zero_s(container)
         self._usual_s = 1.0 / (average_fps(stream) or FALLBACK_FPS)
         self._declared_s = float(stream.duration * stream.time_base) if stream.duration else None
+        self._time_base: tuple[Fraction | None, float] = (None, 0.0)
         self.count = 0
         self.end_s = 0.0
         """When the last frame so far stops being shown."""
@@ -49,7 +51,7 @@ class TimedFrames:
         """Its time stamp; frames without a later one than the frame before follow that at the usual distance."""
         stamp = frame.pts if frame.pts is not None else frame.dts
         if stamp is not None and frame.time_base:
-            time_s = max(0.0, float(stamp * frame.time_base) - self._zero_s)
+            time_s = max(0.0, stamp * self._second(frame.time_base) - self._zero_s)
             if time_s > last_s:
                 return time_s
         if last_s == -math.inf:
@@ -58,8 +60,14 @@ class TimedFrames:
         return last_s + self._usual_s
 
     def _duration_of(self, frame: Any) -> float:
-        own_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        own_s = frame.duration * self._second(frame.time_base) if frame.duration and frame.time_base else 0.0
         return own_s if 0 < own_s <= self._media.limits.video_s else self._usual_s
+
+    def _second(self, time_base: Fraction) -> float:
+        """Seconds of one tick; a product of fractions for every frame would cost more than its thumbnail."""
+        if time_base != self._time_base[0]:
+            self._time_base = (time_base, float(time_base))
+        return self._time_base[1]
 
     def _count(self, time_s: float) -> None:
         limits, name = self._media.limits, self._media.name
