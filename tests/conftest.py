@@ -115,6 +115,21 @@ def shared_data() -> Path:
     return folder
 
 
+# ---------------------------------------------------------------- pages
+
+
+@pytest.fixture(autouse=True)
+def files_belong_to_this_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio finds files through one variable of the process, which a page that was built later has changed."""
+    from served import SERVED
+
+    for name in request.fixturenames:
+        if name.endswith("page") and name != "files_belong_to_this_page":
+            demo = SERVED.get(request.getfixturevalue(name))
+            if demo is not None:
+                monkeypatch.setenv("GRADIO_TEMP_DIR", str(demo.genmm_server.storage.files))
+
+
 # ---------------------------------------------------------------- a real browser
 
 BROWSER_ARGUMENTS = [

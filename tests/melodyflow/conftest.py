@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from served import end, serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -43,11 +44,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path) ->
 @pytest.fixture(scope="session")
 def page(model_folder: Path) -> Iterator[str]:
     """Address of a running page with the tiny music model."""
-    from app.web.main import build, launch
+    from app.web.main import build
     from app.web.settings import WebSettings
 
     demo = build(WebSettings(port=0, model=str(model_folder), device="cpu"))
-    yield launch(demo)
-    demo.genmm_server.runs.cancel_all()
-    demo.close(verbose=False)
-    demo.genmm_server.storage.close()
+    yield serve(demo)
+    end(demo)

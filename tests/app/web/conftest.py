@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from served import SERVED, end, serve
 
 from genmm.core.limits import Limits
 
@@ -96,46 +97,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def page(model_folder: Path) -> Iterator[str]:
     """Address of a running page; its parts are in `server`."""
-    demo, url = _start(model_folder)
-    yield url
-    _stop(demo)
-
-
-@pytest.fixture(autouse=True)
-def uploads_belong_to_this_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradio finds uploads through one variable of the process, which a page that started later has changed."""
-    if "page" in request.fixturenames:
-        demo = _demos.get(request.getfixturevalue("page"))
-        if demo is not None:
-            monkeypatch.setenv("GRADIO_TEMP_DIR", str(demo.genmm_server.storage.files))
-
-
-@pytest.fixture(scope="session")
-def server(page: str):
-    """The parts that all visitors of `page` share."""
-    return _demos[page].genmm_server
-
-
-_demos: dict[str, object] = {}
-
-
-def _start(model_folder: Path):
-    from app.web.main import build, launch
+    from app.web.main import build
     from app.web.settings import WebSettings
 
     settings = WebSettings(
         port=0, model=str(model_folder), device="cpu", queue_max=QUEUE_MAX, limits=Limits(file_bytes=FILE_BYTES)
     )
     demo = build(settings)
-    url = launch(demo)
-    _demos[url] = demo
-    return demo, url
+    yield serve(demo)
+    end(demo)
 
 
-def _stop(demo) -> None:
-    demo.genmm_server.runs.cancel_all()
-    demo.close(verbose=False)
-    demo.genmm_server.storage.close()
+@pytest.fixture(scope="session")
+def server(page: str):
+    """The parts that all visitors of `page` share."""
+    return SERVED[page].genmm_server
 
 
 @pytest.fixture

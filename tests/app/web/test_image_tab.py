@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pressing import press_and_save, press_and_wait
+from served import end, serve
 
 from app.web.image import enlarged, facts_html, lost_settings, needed_controls, parse_codes, read_canvas
 from app.web.image_work import OPERATIONS, Drawn, ImageForm, Take, check_form, image_events, model_facts
@@ -165,14 +166,12 @@ def test_facts_escape_what_was_typed(tmp_path):
 
 @pytest.fixture(scope="module")
 def image_page(image_model) -> Iterator[str]:
-    from app.web.main import build, launch
+    from app.web.main import build
     from app.web.settings import WebSettings
 
     demo = build(WebSettings(port=0, model=str(image_model), device="cpu"))
-    yield launch(demo)
-    demo.genmm_server.runs.cancel_all()
-    demo.close(verbose=False)
-    demo.genmm_server.storage.close()
+    yield serve(demo)
+    end(demo)
 
 
 @pytest.fixture

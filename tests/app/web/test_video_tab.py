@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from served import end, serve
 
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from datamodules.video_qa import ANSWERS, WORDS
@@ -47,14 +48,12 @@ def film(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def video_page(video_model: Path) -> Iterator[str]:
     """Address of a page whose first video model is the tiny one."""
-    from app.web.main import build, launch
+    from app.web.main import build
     from app.web.settings import WebSettings
 
     demo = build(WebSettings(port=0, model=str(video_model), device="cpu", limits=Limits(file_bytes=9_000_000)))
-    yield launch(demo)
-    demo.genmm_server.runs.cancel_all()
-    demo.close(verbose=False)
-    demo.genmm_server.storage.close()
+    yield serve(demo)
+    end(demo)
 
 
 @pytest.fixture
