@@ -49,7 +49,7 @@ def count_instructions(statement: str, *, runs: int = 5) -> float:
     from torch.utils.benchmark import Timer
 
     timer = Timer(stmt=statement, setup=SETUP, num_threads=1)
-    with _own_python():
+    with _own_python(), torch.no_grad():  # the timer tries the setup in this process first, which must not stay
         try:
             return timer.collect_callgrind(number=runs, collect_baseline=False).counts() / runs
         except OSError as error:

@@ -76,3 +76,4 @@ def test_no_path_of_the_cpu_executes_more_than_it_did(name):
     if name not in stored:
         pytest.skip(f"no count is stored for {' on '.join(here().values())}")
     assert count_instructions(PATHS[name]) <= TOLERANCE * stored[name]
+    assert torch.is_grad_enabled()  # the setup of the measurement does not outlive it
