@@ -32,7 +32,7 @@ scenes of families that it has not seen. Takes about a quarter of an hour on one
 what is finished is kept, and the same command goes on after an interruption."""
 WHOLE = "whole objective, energy"
 BASE: Mapping[str, Any] = {"spread": 1.0}
-"""The first row: every term at work, the anti-collapse term too, which the default objective leaves out."""
+"""The first row: every term at work, the anti-collapse term too, which by default acts without sound only."""
 ROWS: Mapping[str, Mapping[str, Any]] = {
     WHOLE: {},
     "channel_topk": {"reading": "channel_topk"},

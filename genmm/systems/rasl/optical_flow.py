@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates, uniform_filter
 
 from genmm.core.errors import ShapeError
+from genmm.media.shots import halved
 
 __all__ = ["dense_flow"]
 
@@ -38,7 +39,7 @@ def dense_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         raise ShapeError(f"flow needs two [N, H, W] with sides of 16 or more, got {before.shape} and {after.shape}")
     pyramid = [(before.astype(np.float32), after.astype(np.float32))]
     for _ in range(LEVELS - 1):
-        pyramid.append(tuple(_halved(picture) for picture in pyramid[-1]))  # type: ignore[arg-type]
+        pyramid.append(tuple(halved(picture) for picture in pyramid[-1]))  # type: ignore[arg-type]
     coarsest = pyramid[-1][0].shape
     across, down = np.zeros(coarsest, np.float32), np.zeros(coarsest, np.float32)
     for level, (first, second) in enumerate(reversed(pyramid)):
@@ -48,11 +49,6 @@ def dense_flow(before: np.ndarray, after: np.ndarray) -> np.ndarray:
             step_across, step_down = _step(first, _warped(second, across, down))
             across, down = across + step_across, down + step_down
     return np.stack([across, down], axis=-1)
-
-
-def _halved(picture: np.ndarray) -> np.ndarray:
-    count, height, width = picture.shape
-    return picture.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4), dtype=np.float32)
 
 
 def _warped(picture: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from genmm.core.errors import ShapeError
+from genmm.media.shots import halved
 from genmm.systems.rasl.optical_flow import dense_flow
 
 __all__ = ["MOTION_SIZE", "SIDE", "STATIC_SIZE", "VISUAL_SIZE", "motion_features", "static_features", "visual_step"]
@@ -68,9 +69,7 @@ def motion_features(pictures: np.ndarray, before: np.ndarray | None = None) -> n
     pictures = pictures if before is None else np.concatenate([before[None], pictures])
     if len(pictures) < 2:
         return np.zeros(MOTION_SIZE, np.float32)
-    grey = _grey(pictures)
-    grey = grey[:, ::2] + grey[:, 1::2]
-    grey = (grey[:, :, ::2] + grey[:, :, 1::2]) * np.float32(0.25)  # [F, 64, 64]
+    grey = halved(_grey(pictures))  # [F, 64, 64]
     change = np.abs(np.diff(grey, axis=0)).mean((1, 2)) / 255.0
     speed = np.linalg.norm(dense_flow(grey[:-1], grey[1:]), axis=-1).reshape(len(grey) - 1, -1)
     each = np.stack([change, speed.mean(1), speed.std(1), np.percentile(speed, 95, axis=1)])
