@@ -35,22 +35,24 @@ Train a small answerer on the tokens of every reducer and compare how many quest
 about unseen rendered videos it answers: what, where, which direction, how many, which
 first. Takes minutes for the quick table and hours for all cells on a CPU."""
 REDUCERS: Mapping[str, tuple[str, str]] = {
-    "occupancy": ("vqtoken", "occupancy"),
-    "codebook": ("vqtoken", "none"),
-    "codebook and place": ("vqtoken", "placed"),
-    "paper": ("vqtoken", "paper"),
-    "official": ("vqtoken", "official"),
+    "occupancy": ("k_center", "occupancy"),
+    "occupancy_kmeans": ("kmeans", "occupancy"),
+    "codebook": ("kmeans", "none"),
+    "codebook_placed": ("kmeans", "placed"),
+    "paper": ("kmeans", "paper"),
+    "paper_k_center": ("k_center", "paper"),
+    "official": ("kmeans", "official"),
+    "k_center": ("k_center", "placed"),
     "pool": ("pool", "placed"),
     "tome": ("tome", "placed"),
     "norm": ("norm", "placed"),
     "uniform": ("uniform", "placed"),
     "random": ("random", "placed"),
-    "k_center": ("k_center", "placed"),
     "tokenlearner": ("full", "learner"),
     "full": ("full", "placed"),
     "blind": ("blind", "none"),
 }
-"""Name in the table -> (how tokens are chosen, what is added to them)."""
+"""Name in the table -> (how tokens are chosen, what is added to them). The first is what the embedded model does."""
 OPTIM = OptimConfig(learning_rate=2e-3, muon_rate=5e-3, weight_decay=0.02)
 """The same for every reducer. With AdamW alone answerers take three times the steps to learn what belongs together."""
 BATCH = 32

@@ -23,6 +23,7 @@ from genmm.core.errors import ConfigError
 from genmm.core.files import atomic_path
 from genmm.core.paths import genmm_home
 from genmm.core.seeds import derive_seed
+from genmm.systems.vqtoken.reducer import CLUSTERINGS
 
 __all__ = [
     "ANSWERS",
@@ -244,6 +245,7 @@ class VideoQuestions(GenerativeData):
         self,
         encoder: str = "vqtoken",
         method: str = "vqtoken",
+        clustering: str = "kmeans",
         tokens: int = 12,
         train_clips: int = 2000,
         val_clips: int = 300,
@@ -259,6 +261,7 @@ class VideoQuestions(GenerativeData):
         Args:
             encoder: Model name or folder whose encoder makes the features.
             method: Reducer, see genmm.systems.vqtoken.reducer.METHODS.
+            clustering: How vqtoken finds its clusters: kmeans or k_center.
             tokens: Tokens of a clip.
             train_clips: Clips to train on.
             val_clips: Clips to validate on; as many again are for the test.
@@ -275,7 +278,10 @@ class VideoQuestions(GenerativeData):
             raise ConfigError(f"side must be a multiple of 8, clips and tokens at least 1; got {side}, {tokens}")
         if turns < 1:
             raise ConfigError(f"turns must be at least 1, got {turns}")
+        if clustering not in CLUSTERINGS:
+            raise ConfigError(f"clustering must be one of {', '.join(CLUSTERINGS)}, got {clustering!r}")
         self.encoder, self.method, self.tokens, self.turns = encoder, method, tokens, turns
+        self.clustering = clustering
         self.home = Path(cache) if cache else genmm_home() / "video_qa"
         self.sets = {
             "train": QuestionClips(train_clips, 0, seed, fps, side),
@@ -298,10 +304,10 @@ class VideoQuestions(GenerativeData):
 
         clips, parts = self.sets[split], []
         path = self.features(split)
+        how = {"method": self.method, "clustering": self.clustering}
         for start in range(0, clips.count, 16):
             with torch.no_grad():
-                one = reduce(read_features(path, start, min(clips.count, start + 16)), self.tokens, method=self.method)
-            parts.append(one)
+                parts.append(reduce(read_features(path, start, min(clips.count, start + 16)), self.tokens, **how))
         return ReducedClips(parts, *clips.targets(self.turns if split == "train" else 1))
 
     def features(self, split: str) -> Path:

@@ -85,9 +85,19 @@ class VideoAnswerTask(GenerativeModule):
         return terms | {f"accuracy_{kind}": right[:, number].mean() for number, kind in enumerate(self.kinds)}
 
     def on_fit_start(self) -> None:
-        """Take the encoder from the data where it was not given."""
+        """Take the encoder from the data where it was not given.
+
+        Raises: ConfigError when the data is clustered in another way than the block is for.
+        """
+        data = self.trainer.datamodule
         if self.encoder_folder is None:
-            self.encoder_folder = getattr(self.trainer.datamodule, "encoder_folder", None)
+            self.encoder_folder = getattr(data, "encoder_folder", None)
+        given, own = getattr(data, "clustering", None), self.block_config.clustering
+        if not self.placed and given not in (None, own):
+            raise ConfigError(
+                f"the data is clustered by {given} and the block is for {own}; "
+                "give data.clustering and model.block.clustering the same value"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -24,7 +24,7 @@ examples:
 
 .safetensors holds tokens, codebook, index_map, counts, positions and spread; .gmvq the
 codebook as float16 and the map at ceil(log2 tokens) bits a cell."""
-METHODS = ("vqtoken", "uniform", "random", "norm", "pool", "tome", "tome_frames", "k_center")
+METHODS = ("vqtoken", "kmeans", "k_center", "uniform", "random", "norm", "pool", "tome", "tome_frames")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

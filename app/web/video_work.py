@@ -19,7 +19,7 @@ from genmm.core.limits import Limits
 from genmm.media.image import write_image
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
-from genmm.systems.vqtoken.reducer import METHODS
+from genmm.systems.vqtoken.reducer import CLUSTERINGS, METHODS
 from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
 
 __all__ = [
@@ -97,8 +97,9 @@ def check_form(form: VideoForm, pool: ModelPool) -> None:
         raise UsageError(f"the page makes 1 to {MOST} tokens, got {form.tokens}; the command line makes more")
     if form.method not in METHODS:
         raise UsageError(f"there is no reducer {form.method[:40]!r}; choose one of: {', '.join(METHODS)}")
-    if form.adaptive and form.method != "vqtoken":
-        raise UsageError("only vqtoken chooses the number of tokens by itself; switch that off for other reducers")
+    if form.adaptive and form.method not in ("vqtoken", *CLUSTERINGS):
+        choosing = "vqtoken, kmeans and k_center choose the number of tokens by themselves"
+        raise UsageError(f"only {choosing}; switch that off for other reducers")
     if form.model:
         pool.info(form.model, SYSTEM)
 
@@ -174,7 +175,7 @@ def frame_at(seen: Seen, at_s: float) -> np.ndarray:
 def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) -> list[tuple[float, float, float]]:
     """Moments of the video like the one at a time: (start, end, similarity), best first."""
     from genmm.media.video import iter_frames
-    from genmm.systems.vqtoken.search import TokenSet, VideoIndex
+    from genmm.systems.vqtoken.search import VideoIndex, moment_set
 
     pipeline = pool.get(seen.form.model, SYSTEM)
     page_limits(pipeline, limits)
@@ -188,10 +189,7 @@ def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) ->
         frames = [frame.image for frame in r]
     if not frames:
         raise UsageError(f"the video has no picture at {begin:.1f} s")
-    from genmm.systems.vqtoken.search import ADAPTIVE
-
-    query = TokenSet.of(pipeline.reduce(pipeline.features(np.stack(frames)), ADAPTIVE, block=None))
-    hits = VideoIndex.open(seen.index).search(query, top=MOMENTS + 1, per_video=MOMENTS + 1)
+    hits = VideoIndex.open(seen.index).search(moment_set(pipeline, frames), top=MOMENTS + 1, per_video=MOMENTS + 1)
     return [(hit.start_s, hit.end_s, hit.score) for hit in hits]
 
 

@@ -17,7 +17,7 @@ from genmm.core.results import Result
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.pipeline import VqTokenPipeline
 
-METHODS = ("vqtoken", "uniform", "random", "norm", "pool", "tome", "tome_frames", "k_center")
+METHODS = ("vqtoken", "kmeans", "k_center", "uniform", "random", "norm", "pool", "tome", "tome_frames")
 
 
 def option(text: str, default: Any = None, **more: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,11 @@ class Nested:
     """[B, K] float32: distortion[b, k - 1] of k clusters; it never rises with k."""
     silhouette: Tensor
     """[B, K] float32: simplified silhouette of k clusters, in [0, 1]; 0 for one cluster."""
+
+    @property
+    def used(self) -> Tensor:
+        """[B] int64 clusters in use at the largest number."""
+        return self.fine.used
 
     def labels(self, counts: Tensor) -> Tensor:
         """Labels [B, N] for counts[b] clusters in clip b; -1 stays."""
@@ -160,11 +165,27 @@ def _silhouette(
     return (value * counts).sum(1) / counts.sum(1).clamp_min(1.0)
 
 
-def choose(nested: Nested, options: AdaptiveK) -> Tensor:
+class Curves(Protocol):
+    """What the rules read of a solution for every number of clusters."""
+
+    @property
+    def distortion(self) -> Tensor:
+        """[B, K] float32."""
+
+    @property
+    def silhouette(self) -> Tensor:
+        """[B, K] float32."""
+
+    @property
+    def used(self) -> Tensor:
+        """[B] int64."""
+
+
+def choose(nested: Curves, options: AdaptiveK) -> Tensor:
     """Clusters for each clip [B] int64, within the bounds and not more than there are in use."""
     curve, most = nested.distortion, nested.distortion.shape[1]
     sizes = torch.arange(1, most + 1, device=curve.device)
-    used = nested.fine.used.clamp_min(1)
+    used = nested.used.clamp_min(1)
     inside = (sizes >= options.least) & (sizes <= options.most) & (sizes <= used.unsqueeze(1))
     total = curve[:, :1].clamp_min(1e-12)
     if options.rule == "explained":

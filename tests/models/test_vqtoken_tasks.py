@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,16 @@ def test_only_a_task_with_a_block_writes_a_folder(tmp_path):
         VideoAnswerTask(width=16, answerer=small, block=BlockConfig(kind="none")).export(tmp_path / "x")
     with pytest.raises(ConfigError, match="words and answers"):
         VideoAnswerTask(width=16)
+
+
+def test_data_that_is_clustered_otherwise_is_refused():
+    small = AnswererConfig(width=16, heads=2, latents=2, layers=1, words=("a",), answers=("b",))
+    task = VideoAnswerTask(width=16, answerer=small, block=BlockConfig(heads=2, clustering="k_center"))
+    task.trainer = SimpleNamespace(datamodule=VideoQuestions(clustering="kmeans"))
+    with pytest.raises(ConfigError, match=r"data.clustering and model.block.clustering"):
+        task.on_fit_start()
+    with pytest.raises(ConfigError, match="kmeans, k_center"):
+        VideoQuestions(clustering="ward")
 
 
 # ---------------------------------------------------------------- encoder

@@ -65,12 +65,61 @@ def test_windows_lose_little_against_one_clustering():
     assert abs(merged.stats["distortion"] - float(whole.stats["distortion"])) < 0.05
 
 
+def test_windows_of_k_center_keep_real_tokens_and_every_small_thing():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(6, 12, generator=generator)
+    which = torch.randint(5, (12, 5, 6), generator=generator)
+    which[9, 2, 3] = 5  # in one cell of 360
+    features = centres[which] + 0.05 * torch.randn(12, 5, 6, 12, generator=generator)
+    merger = WindowMerger(6, clustering="k_center")
+    for part in features.split(4):
+        merger.add(part)
+    merged = merger.finish()
+    assert int((merged.index_map == merged.index_map[0, 9, 2, 3]).sum()) == 1
+    every = features.flatten(0, 2)
+    assert all((every == row).all(1).any() for row in merged.codebook[0])
+    unit = torch.nn.functional.normalize
+    lost = (unit(every, dim=-1) - unit(merged.decode()[0].flatten(0, 2), dim=-1)).square().sum()
+    assert merged.stats["distortion"] == pytest.approx(float(lost), rel=1e-3)
+    assert merged.counts[0].tolist() == torch.bincount(merged.index_map.flatten(), minlength=6).tolist()
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "k_center"])
+def test_windows_that_all_look_the_same_give_few_tokens(clustering):
+    merger = WindowMerger(8, clustering=clustering)
+    still = torch.randn(3, 12, generator=torch.Generator().manual_seed(1))[torch.arange(24) % 3].view(1, 4, 6, 12)
+    for _ in range(30):
+        merger.add(still)
+    merged = merger.finish()
+    assert (merged.counts > 0).sum() == 3 and merged.counts.sum() == 720
+    assert merged.stats["distortion"] == pytest.approx(0, abs=1e-2)
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "k_center"])
+def test_windows_without_any_usable_token_are_refused(clustering):
+    merger = WindowMerger(4, clustering=clustering)
+    merger.add(torch.full((2, 3, 3, 8), float("nan")))
+    with pytest.raises(UsageError, match="nothing to reduce"):
+        merger.finish()
+
+
+@pytest.mark.parametrize("tokens", [8, "adaptive"])
+@pytest.mark.parametrize("method", ["kmeans", "k_center"])
+def test_a_clustering_can_be_asked_for_by_name(pipeline, long_clip, method, tokens):
+    made = pipeline.tokenize(long_clip, tokens=tokens, method=method)
+    assert made.settings["method"] == method and made.reduced.stats["windows"] == 3
+    assert made.tokens == 8 or tokens == "adaptive"
+    if method == "kmeans":
+        usual = pipeline.tokenize(long_clip, tokens=tokens)
+        assert torch.equal(usual.reduced.index_map, made.reduced.index_map)
+
+
 class _Bare:
     """A pipeline without weights, for `reduce` alone."""
 
     class config:  # noqa: N801
         class block:  # noqa: N801
-            codebook_scale = "raw"
+            codebook_scale, clustering = "raw", "kmeans"
 
     def _fitting_block(self, features):
         return None

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from genmm.core.errors import DataError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK
-from genmm.systems.vqtoken.baselines import BASELINES, TokenLearner, pool_grid, tome_merge
+from genmm.systems.vqtoken.baselines import TokenLearner, pool_grid, tome_merge
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, geometry_of, shares
 from genmm.systems.vqtoken.reduced import ReducedVideo, id_bits, splice
-from genmm.systems.vqtoken.reducer import reduce, reduce_clips
+from genmm.systems.vqtoken.reducer import METHODS, reduce, reduce_clips
 
 
 def grid(batch: int = 2, frames: int = 5, height: int = 6, width: int = 4, channels: int = 16, seed: int = 0):
@@ -33,7 +33,7 @@ def some_block(kind: str, channels: int = 16) -> torch.nn.Module:
     return made.eval()
 
 
-@pytest.mark.parametrize("method", ["vqtoken", *BASELINES])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_budget_is_exact_and_the_map_names_every_cell(method):
     reduced = reduce(grid(), 12, method=method)
     assert reduced.tokens.shape == (2, 12, 16) and reduced.num_tokens.tolist() == [12, 12]
@@ -104,6 +104,23 @@ def test_the_official_block_depends_on_names_and_gives_a_row_a_frame():
     assert (plain - other).abs().max() > 0.05 * plain.abs().max()
     with pytest.raises(ShapeError, match="24 cells"):
         block(reduced.codebook, torch.zeros(2, 3, 5, 5, dtype=torch.int64), reduced.mask)
+
+
+def test_the_official_block_takes_clips_of_different_numbers_together():
+    block = some_block("official")
+    for name, gain in block.named_parameters():
+        if "norm" in name and name.endswith("weight"):
+            gain.data.fill_(1.0)
+    many, few = reduce(grid(1, frames=3), 8), reduce(grid(1, frames=3, seed=4), 5)
+    books = torch.cat([many.codebook, F.pad(few.codebook, (0, 0, 0, 3), value=9.0)])
+    with torch.no_grad():
+        made, mask = block(
+            books, torch.cat([many.index_map, few.index_map]), torch.arange(8) < torch.tensor([[8], [5]])
+        )
+        alone = [block.one(one.codebook[0], one.index_map[0]) for one in (many, few)]
+    assert mask.sum(1).tolist() == [8, 5] and (made[1, 5:] == 0).all()
+    torch.testing.assert_close(made[0], alone[0])
+    torch.testing.assert_close(made[1, :5], alone[1])
 
 
 def test_the_occupancy_block_can_start_as_the_identity():
@@ -303,3 +320,39 @@ def test_a_token_learner_reduces_through_the_same_call():
     torch.testing.assert_close(alone.tokens[0], reduced.tokens[1], atol=1e-5, rtol=1e-5)
     reduced.tokens.sum().backward()
     assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_k_center_keeps_tokens_of_the_clip_and_lets_gradients_through():
+    tokens = grid().requires_grad_()
+    reduced = reduce(tokens, 7, clustering="k_center")
+    for clip in range(2):
+        every = tokens[clip].flatten(0, 2).detach()
+        for k in range(7):
+            own = every[(reduced.index_map[clip] == k).flatten()]
+            assert (own == reduced.codebook[clip, k].detach()).all(1).any()  # a member of its own cluster
+    reduced.codebook.square().sum().backward()
+    assert (tokens.grad.flatten(1, 3).abs().sum(-1) > 0).sum(1).tolist() == [7, 7]
+    by_name = reduce(tokens.detach(), 7, method="k_center")
+    assert torch.equal(by_name.index_map, reduced.index_map)
+
+
+def test_k_center_takes_scales_masks_and_rules():
+    tokens = grid() * torch.linspace(0.5, 3.0, 5).view(1, 5, 1, 1, 1)
+    raw, unit, norm = (reduce(tokens, 6, method="k_center", scale=scale) for scale in ("raw", "unit", "norm"))
+    torch.testing.assert_close(unit.codebook, F.normalize(raw.codebook, dim=-1))
+    torch.testing.assert_close(norm.codebook[0].norm(dim=-1), tokens[0].norm(dim=-1).mean().expand(6))
+    assert raw.num_tokens.tolist() == [6, 6]
+    chosen = reduce(grid(), AdaptiveK(rule="explained", explained=0.6, most=20), method="k_center")
+    assert chosen.curve.shape == (2, 20) and (chosen.curve.diff() <= 0).all()
+    assert (chosen.num_tokens < 20).all()
+    with pytest.raises(UsageError, match="k_center"):
+        reduce(grid(), 3, clustering="ward")
+
+
+def test_padding_does_not_reach_k_center():
+    short = grid(1, frames=3, seed=1)
+    padded = F.pad(short, (0, 0, 0, 0, 0, 0, 0, 2), value=9.0)
+    mask = torch.tensor([[True] * 3 + [False] * 2])
+    together, alone = reduce(padded, 7, method="k_center", frame_mask=mask), reduce(short, 7, method="k_center")
+    assert torch.equal(together.index_map[:, :3], alone.index_map)
+    assert torch.equal(together.codebook, alone.codebook)

@@ -65,20 +65,6 @@ def norm(tokens: Tensor, valid: Tensor, grid: tuple[int, int, int], count: int, 
     return _selected(tokens, valid, length.topk(min(count, int(valid.sum()))).indices)
 
 
-def k_center(tokens: Tensor, valid: Tensor, grid: tuple[int, int, int], count: int, seed: int) -> Kept:
-    """Farthest-first traversal by cosine, from the token nearest to the mean direction."""
-    unit = F.normalize(tokens.float(), dim=-1)
-    away = torch.full_like(unit[:, 0], -1.0)
-    score = unit @ unit[valid].mean(0)
-    chosen = [int(torch.where(valid, score, torch.full_like(score, -math.inf)).argmax())]
-    nearest = torch.where(valid, 1.0 - unit @ unit[chosen[0]], away)
-    while len(chosen) < min(count, int(valid.sum())):
-        chosen.append(int(nearest.argmax()))
-        nearest = torch.minimum(nearest, torch.where(valid, 1.0 - unit @ unit[chosen[-1]], away))
-        nearest[chosen] = -1.0
-    return _selected(tokens, valid, torch.tensor(chosen, device=tokens.device))
-
-
 def pool_grid(grid: tuple[int, int, int], count: int) -> tuple[int, int, int]:
     """Cells (t, h, w) with t h w = count whose sides are closest to equal shares of the clip's T, H, W.
 
@@ -181,7 +167,6 @@ BASELINES: dict[str, Reducer] = {
     "pool": pool,
     "tome": tome,
     "tome_frames": tome_frames,
-    "k_center": k_center,
 }
 """Name -> reducer; all but tome_frames and pool take any number of tokens."""
 

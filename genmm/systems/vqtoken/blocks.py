@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genmm.core.errors import ShapeError
 from genmm.nn.attention import attend
@@ -61,28 +60,34 @@ class OfficialBlock(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: see the module. Clips of a batch are taken one by one, since the cycle depends on their K and T."""
-        frames, cells = index_map.shape[1], index_map[0, 0].numel()
+        """Shapes: see the module. The cycle of a clip depends on its own K alone."""
+        cells = index_map[0, 0].numel()
         if cells != self.cells:
             raise ShapeError(f"this block was trained for {self.cells} cells a frame, the map has {cells}")
-        rows = [self.one(book[:n], ids) for book, ids, n in zip(codebook, index_map, self._used(mask), strict=True)]
-        longest = max(frames, *(len(row) for row in rows))
-        tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows], device=mask.device)
-        return tokens, torch.arange(longest, device=mask.device) < lengths.unsqueeze(1)
+        return self._decode(codebook, index_map.flatten(2), mask.sum(1).clamp_min(1))
 
     def one(self, codebook: Tensor, index_map: Tensor) -> Tensor:
         """Tokens [max(T, K), D] of one clip: codebook [K, D], index_map [T, H, W] or [T, H W]."""
-        count = max(len(index_map), len(codebook))
-        ids = index_map.flatten(1).to(codebook.dtype)  # published as is: ids are numbers here
-        turn = torch.arange(count, device=codebook.device)
-        queries = self.to_q_proj(ids[turn % len(ids)])
-        memory = codebook[turn % len(codebook)]
-        return self.transformer_decoder(queries.unsqueeze(1), memory.unsqueeze(1)).squeeze(1)
+        used = torch.tensor([len(codebook)], device=codebook.device)
+        return self._decode(codebook.unsqueeze(0), index_map.flatten(1).unsqueeze(0), used)[0][0]
 
-    @staticmethod
-    def _used(mask: Tensor) -> list[int]:
-        return mask.sum(1).clamp_min(1).tolist()
+    def _decode(self, codebook: Tensor, ids: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+        """codebook [B, K, D], ids [B, T, H W], used [B] rows of the codebook that count."""
+        counts = used.clamp_min(ids.shape[1])
+        turn = torch.arange(int(counts.max()), device=used.device)
+        # Published as is: ids are numbers here.
+        queries = self.to_q_proj(ids.to(codebook.dtype))[:, turn % ids.shape[1]]
+        cycle = (turn % used.unsqueeze(1)).unsqueeze(-1).expand(-1, -1, codebook.shape[-1])
+        memory = codebook.gather(1, cycle)
+        present = turn < counts.unsqueeze(1)
+        beyond = None if bool(present.all()) else ~present
+        tokens = self.transformer_decoder(
+            queries.transpose(0, 1),
+            memory.transpose(0, 1),
+            tgt_key_padding_mask=beyond,
+            memory_key_padding_mask=beyond,
+        ).transpose(0, 1)
+        return tokens * present.unsqueeze(-1).to(tokens.dtype), present
 
 
 class PaperBlock(nn.Module):

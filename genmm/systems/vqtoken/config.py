@@ -45,9 +45,14 @@ class BlockConfig:
     cells: int = 0
     """H x W of the official block; the others take any grid."""
     codebook_scale: Literal["raw", "unit", "norm"] = "raw"
-    """How codebook rows are averaged, see `genmm.systems.vqtoken.reducer.Scale`."""
+    """What codebook rows are made of, see `genmm.systems.vqtoken.reducer.Scale`."""
+    clustering: Literal["kmeans", "k_center"] = "kmeans"
+    """What the block was trained on: means (as published) or real tokens, farthest first; see
+    `genmm.systems.vqtoken.reducer.Clustering`."""
 
     def __post_init__(self) -> None:
+        if self.clustering not in ("kmeans", "k_center"):
+            raise ConfigError(f"block.clustering must be kmeans or k_center, got {self.clustering!r}")
         if self.kind not in BLOCKS:
             raise ConfigError(f"block.kind must be one of {', '.join(BLOCKS)}, got {self.kind!r}")
         if min(self.heads, self.bins, self.grid) < 1 or (self.kind == "official" and self.cells < 1):

@@ -28,7 +28,7 @@ from genmm.systems.vqtoken.blocks import make_block
 from genmm.systems.vqtoken.config import VqTokenConfig
 from genmm.systems.vqtoken.encoders import VisionEncoder, frame_size
 from genmm.systems.vqtoken.reduced import ReducedVideo
-from genmm.systems.vqtoken.reducer import METHODS, Budget, Fixed, reduce
+from genmm.systems.vqtoken.reducer import CLUSTERINGS, METHODS, Budget, Fixed, reduce
 from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
 from genmm.systems.vqtoken.windows import WindowMerger
 
@@ -152,6 +152,7 @@ class VqTokenPipeline:
             "parameters": sum(p.numel() for p in self._modules.parameters()),
             "width": self.encoder.width,
             "block": self.config.block.kind,
+            "clustering": self.config.block.clustering,
             "answers": list(self.answerer.config.answers) if self.answerer else [],
         }
 
@@ -183,7 +184,9 @@ class VqTokenPipeline:
     def reduce(self, features: Tensor, tokens: int | str | Budget = 32, **options: Any) -> ReducedVideo:
         """Reduce features [B, T, h, w, D] or [T, h, w, D] of a user's own; see `reducer.reduce` for the options."""
         features = features.unsqueeze(0) if features.ndim == 4 else features
-        options = {"block": self._fitting_block(features), "scale": self.config.block.codebook_scale, **options}
+        kind = self.config.block
+        own = {"block": self._fitting_block(features), "scale": kind.codebook_scale, "clustering": kind.clustering}
+        options = own | options
         with torch.no_grad():
             return reduce(features, budget_of(tokens), **options)
 
@@ -223,9 +226,9 @@ class VqTokenPipeline:
     ) -> Iterator[Event]:
         """Tokenize a video and say how far it is: Progress events, at last Finished with a TokenizedVideo.
 
-        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` vqtoken or a baseline of `reducer.METHODS`
-        (baselines take videos of one window only); `fps` frames a second that are looked at, by default the model's;
-        `start_s` and `end_s` cut out a part.
+        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` one of `reducer.METHODS`, vqtoken being the
+        clustering that the block was trained on (baselines take videos of one window only); `fps` frames a second that
+        are looked at, by default the model's; `start_s` and `end_s` cut out a part.
         Videos longer than one window (`config.frames.most_frames`) are reduced window by window at flat memory.
         Raises: UsageError, MediaError, LimitError; Cancelled within one window after `cancel` was asked to.
         """
@@ -327,6 +330,7 @@ class _Work:
         self.times_s: list[float] = []
         self.size = (0, 0)
         self.timings: dict[str, float] = {"encode": 0.0, "reduce": 0.0}
+        self.clusters = method in ("vqtoken", *CLUSTERINGS)
         self._frames: list[np.ndarray] = []
         self._first: Tensor | None = None
         self._merger: WindowMerger | None = None
@@ -377,15 +381,17 @@ class _Work:
         return float(self._count - self._sum.square().sum() / self._count)
 
     def _merge(self, features: Tensor) -> None:
-        if self.method != "vqtoken":
+        if not self.clusters:
             most = self.pipeline.config.frames.most_frames
             raise UsageError(
                 f"the reducer {self.method} takes videos of at most {most} frames at once; lower fps, cut a part out "
                 "with start_s and end_s, or use vqtoken"
             )
         if self._merger is None:
-            scale, block = self.pipeline.config.block.codebook_scale, self.pipeline._fitting_block(features)
-            self._merger = WindowMerger(self.budget, block=block, scale=scale, seed=self.seed)
+            kind, block = self.pipeline.config.block, self.pipeline._fitting_block(features)
+            clustering = self.method if self.method in CLUSTERINGS else kind.clustering
+            how = {"scale": kind.codebook_scale, "clustering": clustering, "seed": self.seed}
+            self._merger = WindowMerger(self.budget, block=block, **how)
             self._merger.add(self._first)  # type: ignore[arg-type]
             self._first = None
         self._merger.add(features)
@@ -401,7 +407,7 @@ class _Work:
         else:
             seeds = [self.seed]
             reduced = self.pipeline.reduce(self._first, self.budget, method=self.method, seeds=seeds)  # type: ignore
-            if self.method != "vqtoken":
+            if not self.clusters:
                 reduced.stats["distortion"] = _loss(self._first, reduced)  # type: ignore[index, arg-type]
             reduced.stats["distortion"] = float(reduced.stats["distortion"])  # type: ignore[index]
         self.timings["reduce"] += time.perf_counter() - started

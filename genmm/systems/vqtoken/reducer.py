@@ -15,17 +15,36 @@ from torch import Tensor, nn
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
+from genmm.quantizers.k_center import k_center
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
 from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
-__all__ = ["METHODS", "Budget", "Fixed", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
+__all__ = [
+    "CLUSTERINGS",
+    "METHODS",
+    "Budget",
+    "Clustering",
+    "Fixed",
+    "Scale",
+    "cluster_codebook",
+    "reduce",
+    "reduce_clips",
+    "scaled",
+]
 
+Clustering = Literal["kmeans", "k_center"]
+"""How vqtoken finds its clusters: kmeans (as published), whose codebook rows are means, or k_center, farthest first,
+whose codebook rows are tokens of the clip. Means lose least on average; k_center gives small things clusters of their
+own."""
+CLUSTERINGS = ("kmeans", "k_center")
 Scale = Literal["raw", "unit", "norm"]
-"""How the codebook is averaged: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
+"""What the codebook is made of: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
 to the mean length of the clip's tokens."""
-METHODS = ("vqtoken", *BASELINES)
+METHODS = ("vqtoken", *CLUSTERINGS, *BASELINES)
+"""vqtoken clusters as it is told to by `clustering` (a pipeline: as its block was trained); the two clusterings by
+name; and the baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +71,23 @@ def reduce(
     frame_mask: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     scale: Scale = "raw",
+    clustering: Clustering = "kmeans",
     kmeans: KMeansConfig | None = None,
 ) -> ReducedVideo:
     """Reduce B clips of one grid size; a clip's result does not depend on the others.
 
     Shapes: tokens [B, T, H, W, D] floating; frame_mask [B, T] bool, True at real frames (a prefix of each clip).
-    Args: `method` is vqtoken, a baseline, or a trained TokenLearner (its map says which token looks at a cell most, its
+    Args: `method` is one of METHODS or a trained TokenLearner (its map says which token looks at a cell most, its
     number of tokens is the budget); `block` turns codebook and map into tokens (default: the codebook itself);
-    `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens.
+    `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens; `clustering` how vqtoken
+    clusters, `scale` and `kmeans` settings of it (k_center draws nothing).
     Gradients reach the tokens through the codebook; labels are constants.
     Raises: ShapeError, UsageError.
     """
     budget = Fixed(tokens=budget) if isinstance(budget, int) else budget
-    _check(tokens, frame_mask, method)
+    _check(tokens, frame_mask, method, clustering)
+    if method in CLUSTERINGS:
+        method, clustering = "vqtoken", method  # type: ignore[assignment]
     batch, frames, height, width, _ = tokens.shape
     if frame_mask is None:
         frame_mask = torch.ones(batch, frames, dtype=torch.bool, device=tokens.device)
@@ -73,7 +96,9 @@ def reduce(
     started = time.perf_counter()
     if isinstance(method, TokenLearner):
         return _learned(rows, mask, tokens.shape[1:4], method)
-    if method == "vqtoken":
+    if method == "vqtoken" and clustering == "k_center":
+        codebook, labels, stats, curve = _by_members(rows, mask, budget, scale)
+    elif method == "vqtoken":
         found, stats, curve = _clustered(rows, mask, budget, seeds, kmeans)
         codebook, labels = cluster_codebook(rows, found, scale), found.labels
     else:
@@ -88,13 +113,15 @@ def reduce(
     return from_map(codebook, index_map, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
 
 
-def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner) -> None:
+def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner, clustering: str) -> None:
     if tokens.ndim != 5 or not tokens.is_floating_point() or not tokens.numel():
         raise ShapeError(f"tokens must be floating [B, T, H, W, D], none 0, got {tokens.dtype} {tuple(tokens.shape)}")
     if frame_mask is not None and frame_mask.shape != tokens.shape[:2]:
         raise ShapeError(f"frame_mask must be {tuple(tokens.shape[:2])}, got {tuple(frame_mask.shape)}")
     if not isinstance(method, TokenLearner) and method not in METHODS:
         raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
+    if clustering not in CLUSTERINGS:
+        raise UsageError(f"there is no clustering {clustering!r}; choose one of: {', '.join(CLUSTERINGS)}")
 
 
 def _clustered(
@@ -108,16 +135,34 @@ def _clustered(
     return found, {"iterations": found.iterations, "distortion": found.distortion}, curve
 
 
-def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Tensor:
-    """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows."""
-    finite = torch.where(found.labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
+def _by_members(
+    rows: Tensor, mask: Tensor, budget: Budget, scale: Scale
+) -> tuple[Tensor, Tensor, dict[str, Any], Tensor | None]:
+    fixed = isinstance(budget, Fixed)
+    found, centres = k_center(rows, budget.tokens if isinstance(budget, Fixed) else budget, mask=mask)
+    used, mean_length = scaled(rows, found.labels, scale)
+    index = found.centres.clamp_min(0).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+    codebook = used.gather(1, index) * (found.centres >= 0).unsqueeze(-1)
+    if scale == "norm":
+        codebook = codebook * mean_length[:, None, None].to(codebook)
+    return codebook, found.labels, {"distortion": found.distortion}, None if fixed else centres.distortion
+
+
+def scaled(rows: Tensor, labels: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Rows [B, N, D] as the codebook takes them, zero where labels are -1, and the mean length of a clip's rows [B]."""
+    finite = torch.where(labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
     lengths = finite.float().norm(dim=-1, keepdim=True)
     used = finite if scale == "raw" else finite / lengths.clamp_min(1e-12).to(finite)
+    return used, lengths.sum((1, 2)) / (labels >= 0).sum(1).clamp_min(1)
+
+
+def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Tensor:
+    """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows."""
+    used, mean_length = scaled(rows, found.labels, scale)
     ids = torch.arange(found.counts.shape[1], device=rows.device).view(1, -1, 1)
     hot = (found.labels.unsqueeze(1) == ids).float()
     means = torch.matmul(hot, used.float()) / found.counts.clamp_min(1).unsqueeze(-1)
     if scale == "norm":
-        mean_length = lengths.sum((1, 2)) / found.counts.sum(1).clamp_min(1)
         means = torch.nn.functional.normalize(means, dim=-1) * mean_length[:, None, None]
     return means.to(rows.dtype)
 
@@ -141,7 +186,9 @@ def _by_baseline(
     rows: Tensor, mask: Tensor, grid: torch.Size, budget: Budget, method: str, seeds: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     if not isinstance(budget, Fixed):
-        raise UsageError(f"the reducer {method} takes a fixed number of tokens; only vqtoken chooses its own")
+        raise UsageError(
+            f"the reducer {method} takes a fixed number of tokens; vqtoken, kmeans and k_center choose their own"
+        )
     lengths = torch.linalg.vector_norm(rows.detach().float(), dim=-1)
     valid = mask & torch.isfinite(lengths)
     kept: list[Kept] = []

@@ -36,13 +36,15 @@ from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget
 
-__all__ = ["Hit", "TokenSet", "VideoIndex", "moment_sets", "query_set", "set_similarity"]
+__all__ = ["Hit", "TokenSet", "VideoIndex", "moment_set", "moment_sets", "query_set", "set_similarity"]
 
 VERSION = 1
 MOMENT_S = 4.0
 """Length of a moment in seconds."""
 ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
 """Tokens of a moment unless a number is asked for."""
+CLUSTERING = "kmeans"
+"""Tokens of a set are means, whatever the model's block reads: a set stands for all that is in a moment."""
 TABLE = "index.json"
 
 
@@ -113,7 +115,7 @@ def moment_sets(
     """Token sets of the moments of a video, one after another at flat memory."""
     if moment_s <= 0:
         raise UsageError(f"a moment must be longer than 0 s, got {moment_s!r}")
-    budget, fps = _budget(tokens), pipeline.config.frames.fps
+    fps = pipeline.config.frames.fps
     frames: list[np.ndarray] = []
     begin = end = 0.0
     with iter_frames(source, fps=fps, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits) as reader:
@@ -121,20 +123,20 @@ def moment_sets(
             if cancel is not None:
                 cancel.check()
             if frames and frame.time_s >= begin + moment_s - 1e-6:
-                yield _set(pipeline, frames, budget, begin, end)
+                yield moment_set(pipeline, frames, tokens, begin, end)
                 frames, begin = [], frame.time_s
             frames.append(frame.image)
             end = frame.time_s + 1.0 / fps
     if frames:
-        yield _set(pipeline, frames, budget, begin, end)
+        yield moment_set(pipeline, frames, tokens, begin, end)
 
 
 def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> TokenSet:
     """The token set of a query: a whole clip, or a still picture (path or bytes)."""
     if _head(source) is not None and is_picture(_head(source)):  # type: ignore[arg-type]
         picture = read_image(source, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits)
-        return _set(pipeline, [picture], _budget(tokens), 0.0, 0.0)
-    made = pipeline.tokenize(source, tokens=_budget(tokens))
+        return moment_set(pipeline, [picture], tokens)
+    made = pipeline.tokenize(source, tokens=_budget(tokens), method=CLUSTERING)
     return TokenSet.of(made.reduced, 0.0, made.seconds)
 
 
@@ -152,8 +154,17 @@ def _budget(tokens: int | str | Budget) -> Budget:
     return ADAPTIVE if tokens == "adaptive" else budget_of(tokens)
 
 
-def _set(pipeline: VqTokenPipeline, frames: list[np.ndarray], budget: Budget, start_s: float, end_s: float) -> TokenSet:
-    return TokenSet.of(pipeline.reduce(pipeline.features(np.stack(frames)), budget, block=None), start_s, end_s)
+def moment_set(
+    pipeline: VqTokenPipeline,
+    frames: Sequence[np.ndarray],
+    tokens: int | str | Budget = "adaptive",
+    start_s: float = 0.0,
+    end_s: float = 0.0,
+) -> TokenSet:
+    """The token set of the frames [H, W, 3] uint8 of one moment."""
+    features = pipeline.features(np.stack(frames))
+    made = pipeline.reduce(features, _budget(tokens), block=None, method=CLUSTERING)
+    return TokenSet.of(made, start_s, end_s)
 
 
 class VideoIndex:

@@ -1,25 +1,27 @@
 """Long videos at flat memory: every window is clustered by itself, and the clusters of all are merged as they come.
 
-Letters: T frames of a window, H W grid, D width, C clusters carried along, K clusters of the result.
-Kept for every cell is one id; features are dropped window by window. Distances of merged clusters are exact, because
+Letters: T frames of a window, H W grid, N = T H W rows, D width, C clusters carried along, K clusters of the result.
+Kept for every cell is one id; features are dropped window by window. Distortions of merged clusters are exact, because
 sums and counts are carried.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genmm.core.errors import ShapeError, UsageError
-from genmm.quantizers.adaptive import choose, nest
-from genmm.quantizers.kmeans import Clusters, KMeansConfig, first_appearance, spherical_kmeans
+from genmm.quantizers.adaptive import Curves, choose, nest
+from genmm.quantizers.k_center import farthest_first, k_center
+from genmm.quantizers.kmeans import SAME_COSINE, Clusters, KMeansConfig, assign, first_appearance, spherical_kmeans
 from genmm.systems.vqtoken.blocks import PlainBlock
 from genmm.systems.vqtoken.geometry import geometry_of
 from genmm.systems.vqtoken.reduced import ReducedVideo
-from genmm.systems.vqtoken.reducer import Budget, Fixed, Scale
+from genmm.systems.vqtoken.reducer import Budget, Clustering, Fixed, Scale
 
 __all__ = ["WindowMerger"]
 
@@ -38,16 +40,18 @@ class WindowMerger:
         *,
         block: nn.Module | None = None,
         scale: Scale = "raw",
+        clustering: Clustering = "kmeans",
         seed: int = 0,
         kmeans: KMeansConfig | None = None,
     ) -> None:
         self.budget = Fixed(tokens=budget) if isinstance(budget, int) else budget
-        self.block, self.scale, self.seed, self.kmeans = block or PlainBlock(), scale, seed, kmeans
-        most = self.budget.tokens if isinstance(self.budget, Fixed) else self.budget.most
-        self.width = max(SPARE * most, 16)
+        self.block, self.scale = block or PlainBlock(), scale
+        self.most = self.budget.tokens if isinstance(self.budget, Fixed) else self.budget.most
+        self.width = max(SPARE * self.most, 16)
+        self._way: _Way = _Members() if clustering == "k_center" else _Means(seed, kmeans)
         self._maps: list[np.ndarray] = []
         self._alias = np.zeros(0, np.int64)  # first id of a cluster -> row of the tables now
-        self._tables: dict[str, Tensor] = {}
+        self._tables: Tables = {}
         self._grid: tuple[int, int] | None = None
         self._length_sum = 0.0
 
@@ -61,86 +65,55 @@ class WindowMerger:
         if features.ndim != 4 or (self._grid is not None and tuple(features.shape[1:3]) != self._grid):
             raise ShapeError(f"windows must be [T, H, W, D] on one grid {self._grid}, got {tuple(features.shape)}")
         self._grid = tuple(features.shape[1:3])
-        rows = features.flatten(0, 2).unsqueeze(0)
-        found = spherical_kmeans(rows, self.width, seeds=[self.seed], config=self.kmeans)
-        used = int(found.used[0])
-        hot = (found.labels[0] == torch.arange(used, device=rows.device).unsqueeze(1)).float()
-        finite = torch.where(found.labels[0].unsqueeze(1) >= 0, rows[0].float(), torch.zeros_like(rows[0].float()))
+        rows = features.flatten(0, 2)
+        fresh, found = self._way.tables(rows, self.width)
+        used = len(fresh["counts"])
+        finite = torch.where(found.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
         self._length_sum += float(finite.norm(dim=-1).sum())
-        fresh = {
-            "unit": found.sums[0, :used],
-            "raw": hot @ finite,
-            "counts": found.counts[0, :used],
-            "spread": self._spread(found, used),
-        }
         known = len(self._tables["counts"]) if self._tables else 0
         first = len(self._alias)
-        labels = found.labels[0].cpu().numpy()
+        labels = found.cpu().numpy()
         self._maps.append(np.where(labels < 0, -1, labels + first).astype(np.int32).reshape(features.shape[:3]))
         self._alias = np.concatenate([self._alias, known + np.arange(used)])
         self._tables = {n: torch.cat([self._tables[n], t]) for n, t in fresh.items()} if known else fresh
         if len(self._tables["counts"]) > 3 * self.width:
-            self._merge_down(self.width)
+            curves = self._way.solve(self._tables, self.width)
+            self._merge_to(min(self.width, int(curves.used[0])))
 
-    @staticmethod
-    def _spread(found: Clusters, used: int) -> Tensor:
-        """Squared distances of the rows of each cluster to its mean, [K]."""
-        counts = found.counts[0, :used].float()
-        return (counts - found.sums[0, :used].square().sum(-1) / counts.clamp_min(1)).clamp_min(0.0)
-
-    def _as_clusters(self) -> Clusters:
-        tables = self._tables
-        total = tables["spread"].sum()
-        count = len(tables["counts"])
-        labels = torch.arange(count, device=total.device).unsqueeze(0)
-        unit = tables["unit"].unsqueeze(0)
-        directions = nn.functional.normalize(unit, dim=-1)
-        return Clusters(labels, directions, tables["counts"].unsqueeze(0), unit, total.view(1), 0)
-
-    def _merge_down(self, count: int) -> Any:
-        nested = nest(self._as_clusters())
-        self._apply(nested.parents[0, count - 1], count)
-        return nested
-
-    def _apply(self, parents: Tensor, count: int) -> None:
-        """Merge the tables as `parents` says (row -> new row)."""
-        counts = self._tables["counts"].float()
-        within = self._tables["unit"].square().sum(-1) / counts.clamp_min(1)
-        merged = {}
-        for name, table in self._tables.items():
-            merged[name] = table.new_zeros(count, *table.shape[1:]).index_add(0, parents, table)
-        after = merged["unit"].square().sum(-1) / merged["counts"].clamp_min(1).float()
-        between = torch.zeros_like(after).index_add(0, parents, within) - after
-        merged["spread"] = merged["spread"] + between.clamp_min(0.0)
-        self._tables = merged
+    def _merge_to(self, count: int) -> None:
+        """Merge the tables into `count` clusters of the solution that was just found."""
+        parents = self._way.parents(self._tables, count)
+        self._tables = self._way.merged(self._tables, parents, count)
         self._alias = parents.cpu().numpy()[self._alias]
 
     def finish(self) -> ReducedVideo:
         """Merge down to the budget, number the clusters by their first cell, run the block.
 
-        Raises: UsageError when no window was added.
+        Raises: UsageError when no window was added, or none had a usable token.
         """
         if not self._tables:
             raise UsageError("there was no window to reduce; the video has no frames")
-        nested = nest(self._as_clusters())
-        used = int((self._tables["counts"] > 0).sum())
+        if not len(self._tables["counts"]):
+            raise UsageError("all tokens of all windows are zero, NaN or infinite, so there is nothing to reduce")
+        curves = self._way.solve(self._tables, self.most)
         if isinstance(self.budget, Fixed):
-            count = max(1, min(self.budget.tokens, used))
+            count = max(1, min(self.budget.tokens, int(curves.used[0])))
         else:
-            count = int(choose(nested, self.budget)[0])
-        self._apply(nested.parents[0, count - 1], count)
+            count = int(choose(curves, self.budget)[0])
+        self._merge_to(count)
         ids = np.concatenate(self._maps).astype(np.int64)
         flat = torch.from_numpy(np.where(ids < 0, -1, self._alias[np.maximum(ids, 0)]))
-        device = self._tables["raw"].device
+        device = self._tables["counts"].device
         ordered = first_appearance(flat.flatten().clamp_min(0)[None], (flat.flatten() >= 0)[None], count)[0][0]
         rename = torch.zeros(count, dtype=torch.int64)
         valid = ordered >= 0
         rename[flat.flatten()[valid]] = ordered[valid]
-        return self._result(ordered.view(flat.shape), rename.argsort().to(device), nested.distortion, count)
+        return self._result(ordered.view(flat.shape), rename.argsort().to(device), curves.distortion, count)
 
     def _result(self, index_map: Tensor, order: Tensor, curve: Tensor, count: int) -> ReducedVideo:
         tables = {name: table[order] for name, table in self._tables.items()}
-        codebook = self._codebook(tables).unsqueeze(0)
+        mean_length = self._length_sum / max(1, int(tables["counts"].sum()))
+        codebook = self._way.codebook(tables, self.scale, mean_length).unsqueeze(0)
         device = codebook.device
         index_map = index_map.unsqueeze(0).to(device)
         step = -(-index_map.shape[1] // MOST_MAP_FRAMES)
@@ -150,7 +123,7 @@ class WindowMerger:
         with torch.no_grad():
             tokens, token_mask = self.block(codebook, seen, mask)
         most = min(curve.shape[1], self.width)
-        stats = {"windows": len(self._maps), "distortion": float(tables["spread"].sum())}
+        stats = {"windows": len(self._maps), "distortion": float(self._way.spread(tables).sum())}
         return ReducedVideo(
             tokens=tokens,
             token_mask=token_mask,
@@ -163,11 +136,128 @@ class WindowMerger:
             stats=stats,
         )
 
-    def _codebook(self, tables: dict[str, Tensor]) -> Tensor:
+
+Tables = dict[str, Tensor]
+"""Columns with a row for each cluster that is carried along; all have `counts` [C] and `unit` [C, D], the sums of the
+unit rows."""
+
+
+class _Way(ABC):
+    """How windows are clustered and clusters merged."""
+
+    @abstractmethod
+    def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
+        """Cluster the rows [N, D] of a window: (tables of at most `width` clusters, labels [N])."""
+
+    @abstractmethod
+    def solve(self, tables: Tables, most: int) -> Curves:
+        """Find the mergers into up to `most` clusters (Ward's: into any number); `parents` reads them."""
+
+    @abstractmethod
+    def parents(self, tables: Tables, count: int) -> Tensor:
+        """[C] int64: the cluster of each row of the tables when there are `count`."""
+
+    @abstractmethod
+    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
+        """The tables of the merged clusters."""
+
+    @abstractmethod
+    def spread(self, tables: Tables) -> Tensor:
+        """[C] sum of the squared distances of a cluster's unit rows to its codebook row."""
+
+    @abstractmethod
+    def codebook(self, tables: Tables, scale: Scale, mean_length: float) -> Tensor:
+        """[C, D]."""
+
+
+def _added(table: Tensor, parents: Tensor, count: int) -> Tensor:
+    return table.new_zeros(count, *table.shape[1:]).index_add(0, parents, table)
+
+
+class _Means(_Way):
+    """k-means in each window, Ward's mergers, codebook rows are means. Further tables: raw [C, D] sums, within [C]."""
+
+    def __init__(self, seed: int, kmeans: KMeansConfig | None) -> None:
+        self.seed, self.kmeans = seed, kmeans
+
+    def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
+        found = spherical_kmeans(rows.unsqueeze(0), width, seeds=[self.seed], config=self.kmeans)
+        used, labels = int(found.used[0]), found.labels[0]
+        finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
+        hot = (labels == torch.arange(used, device=rows.device).unsqueeze(1)).float()
+        counts, unit = found.counts[0, :used], found.sums[0, :used]
+        within = (counts - unit.square().sum(-1) / counts.clamp_min(1)).clamp_min(0.0)
+        return {"unit": unit, "raw": hot @ finite, "counts": counts, "within": within}, labels
+
+    def solve(self, tables: Tables, most: int) -> Curves:
+        # Clusters of one direction, which every window of a still picture brings, are one cluster.
+        directions = nn.functional.normalize(tables["unit"], dim=-1)
+        same = (directions @ directions.T >= SAME_COSINE).fill_diagonal_(True)
+        _, self._alias = same.int().argmax(1).unique(return_inverse=True)
+        count = int(self._alias.max()) + 1
+        own = self.merged(tables, self._alias, count)
+        labels, total = torch.arange(count, device=directions.device).unsqueeze(0), own["within"].sum().view(1)
+        unit = own["unit"].unsqueeze(0)
+        directions = nn.functional.normalize(unit, dim=-1)
+        self._nested = nest(Clusters(labels, directions, own["counts"].unsqueeze(0), unit, total, 0))
+        return self._nested
+
+    def parents(self, tables: Tables, count: int) -> Tensor:
+        return self._nested.parents[0, count - 1][self._alias]
+
+    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
+        apart = tables["unit"].square().sum(-1) / tables["counts"].clamp_min(1)
+        made = {name: _added(table, parents, count) for name, table in tables.items()}
+        together = made["unit"].square().sum(-1) / made["counts"].clamp_min(1)
+        made["within"] = made["within"] + (_added(apart, parents, count) - together).clamp_min(0.0)
+        return made
+
+    def spread(self, tables: Tables) -> Tensor:
+        return tables["within"]
+
+    def codebook(self, tables: Tables, scale: Scale, mean_length: float) -> Tensor:
         counts = tables["counts"].clamp_min(1).unsqueeze(1)
-        if self.scale == "raw":
-            return tables["raw"] / counts
-        if self.scale == "unit":
-            return tables["unit"] / counts
-        mean_length = self._length_sum / max(1, int(tables["counts"].sum()))
-        return nn.functional.normalize(tables["unit"], dim=-1) * mean_length
+        if scale == "norm":
+            return nn.functional.normalize(tables["unit"], dim=-1) * mean_length
+        return tables["raw" if scale == "raw" else "unit"] / counts
+
+
+class _Members(_Way):
+    """Farthest first in each window, then over the centres of all windows. Further table: token [C, D], the centre."""
+
+    def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
+        found, _ = k_center(rows.unsqueeze(0), width)
+        labels, centres = found.labels[0], found.centres[0]
+        centres = centres[centres >= 0]
+        finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
+        hot = (labels == torch.arange(len(centres), device=rows.device).unsqueeze(1)).float()
+        unit = hot @ nn.functional.normalize(finite, dim=-1)
+        return {"unit": unit, "counts": found.counts[0, : len(centres)], "token": finite[centres]}, labels
+
+    def solve(self, tables: Tables, most: int) -> Curves:
+        inside = self.spread(tables).sum()
+        found = farthest_first(tables["token"].unsqueeze(0), most, weights=tables["counts"].float().unsqueeze(0))
+        self._solution = replace(found, distortion=found.distortion + inside)  # and what the windows lost already
+        return self._solution
+
+    def parents(self, tables: Tables, count: int) -> Tensor:
+        taken = self._taken(count)
+        centres = nn.functional.normalize(tables["token"][taken], dim=-1).unsqueeze(0)
+        every = torch.ones(1, count, dtype=torch.bool, device=centres.device)
+        return assign(tables["token"].unsqueeze(0), centres, every)[0][0]
+
+    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
+        made = {name: _added(tables[name], parents, count) for name in ("unit", "counts")}
+        return made | {"token": tables["token"][self._taken(count)]}
+
+    def _taken(self, count: int) -> Tensor:
+        return self._solution.rows[0, :count]
+
+    def spread(self, tables: Tables) -> Tensor:
+        centres = nn.functional.normalize(tables["token"], dim=-1)
+        return (2.0 * (tables["counts"] - (tables["unit"] * centres).sum(-1))).clamp_min(0.0)
+
+    def codebook(self, tables: Tables, scale: Scale, mean_length: float) -> Tensor:
+        if scale == "raw":
+            return tables["token"]
+        return nn.functional.normalize(tables["token"], dim=-1) * (mean_length if scale == "norm" else 1.0)
