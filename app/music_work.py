@@ -128,11 +128,11 @@ def load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> MelodyFlowP
     import genmm
 
     named = recipe["model"].get("name") if recipe else None
-    pipeline = genmm.load(args.model or named or DEFAULT_MODEL, device=args.device, dtype=args.dtype)
+    pipeline = genmm.load(
+        args.model or named or DEFAULT_MODEL, device=args.device, dtype=args.dtype, packing=args.packing
+    )
     if pipeline.system != "melodyflow":
         raise UsageError(f"model {pipeline.name} is of the system {pipeline.system}, which makes no music")
-    if args.packing != "live":
-        pipeline.to(packing=args.packing)
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
         note(f"the recipe was made with another version of the model ({named}); the music will differ")
     return pipeline

@@ -167,7 +167,7 @@ def pipeline_section(model: str, device: torch.device, runs: int, quick: bool) -
     duration = 2.0 if quick else min(10.0, pipeline.window_s)
     pipelines = {"live": pipeline}
     if device.type == "cpu" and pipeline.network.in_proj.weight.dtype is torch.float32:
-        pipelines["int8"] = genmm.load(model, device=str(device)).to(packing="int8")
+        pipelines["int8"] = genmm.load(model, device=str(device), packing="int8")
     timed = alternate(
         {
             packing: lambda one=one: one.generate("calm piano, 90 bpm", duration_s=duration, seed=1)

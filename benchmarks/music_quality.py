@@ -30,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     import genmm
 
     options = MusicEvaluation(**{entry.name: getattr(args, entry.name) for entry in fields(MusicEvaluation)})
-    pipeline = genmm.load(args.model).to(packing=args.packing)
+    pipeline = genmm.load(args.model, packing=args.packing)
     with ProgressDisplay("measuring") as show:
         figures = MusicMeasure(pipeline, options, args.out, on_event=show).run(args.only)
     print(report_markdown(write_report(args.out, figures, pipeline.name)))

@@ -90,11 +90,9 @@ class _Lazy:
 
         if self._pipeline is None:
             try:
-                self._pipeline = genmm.load(self.name, device=str(self.device))
+                self._pipeline = genmm.load(self.name, device=str(self.device), packing=self.packing)
             except GenmmError as error:
                 raise CheckpointError(f"{self.name} cannot be loaded: {error}") from error
-            if self.packing != "auto":
-                self._pipeline.to(packing=self.packing)
         return self._pipeline
 
     def checked_name(self) -> str:

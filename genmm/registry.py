@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from genmm.core.events import Event
+    from genmm.nn.packed import PackingChoice
 
 __all__ = ["SYSTEMS", "ModelInfo", "Pipeline", "check_model_name", "find_model", "load", "models"]
 
@@ -32,6 +33,8 @@ SYSTEMS: dict[str, str] = {
     "melodyflow": "genmm.systems.melodyflow.pipeline:MelodyFlowPipeline",
 }
 """Pipeline class per system name, as "module:class"."""
+PACKED = ("sled", "melodyflow")
+"""Systems whose weights can be packed."""
 
 Source = Literal["embedded", "pulled", "folder"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -101,12 +104,18 @@ class ModelInfo:
 
 
 def load(
-    name: str | os.PathLike[str] = "sled", *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    name: str | os.PathLike[str] = "sled",
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    packing: PackingChoice = "auto",
 ) -> Any:
     """Load a model by its name (see `models`) or from a checkpoint folder; gives back its system's pipeline.
 
-    A name goes before a folder of the same name; write ./name for the folder.
-    Raises: UsageError for an unknown name, device or dtype; CheckpointError for a folder that cannot be used.
+    A name goes before a folder of the same name; write ./name for the folder. `packing` is how speech and music models
+    read their weights on a CPU (see `genmm.nn.packed`), by default as the pipeline chooses.
+    Raises: UsageError for an unknown name, device, dtype or a packing that the model does not have; CheckpointError for
+    a folder that cannot be used.
     """
     info = find_model(name)
     if info.problem:
@@ -114,7 +123,12 @@ def load(
     from genmm.core.devices import choose_device, choose_dtype
 
     place = choose_device(device)
-    return _pipeline_class(info).from_folder(info.path, device=place, dtype=choose_dtype(dtype, place))
+    if packing not in ("auto", "live") and info.system not in PACKED:
+        raise UsageError(f"packing is for speech and music models, and {info.name} is of the system {info.system}")
+    pipeline = _pipeline_class(info).from_folder(info.path, device=place, dtype=choose_dtype(dtype, place))
+    if packing != "auto" and info.system in PACKED:
+        pipeline.to(packing=packing)
+    return pipeline
 
 
 def models() -> list[ModelInfo]:

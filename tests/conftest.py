@@ -265,12 +265,15 @@ def parity_dir(parity_dirs: list[Path]) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked gpu, with a reason, where torch sees no CUDA device."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
+    """Skip tests marked gpu or fbgemm, with a reason, where torch has not what they need."""
+    marked = [item for item in items if item.get_closest_marker("gpu") or item.get_closest_marker("fbgemm")]
     if not marked:
         return
     import torch
 
-    if not torch.cuda.is_available():
-        for item in marked:
+    has_gpu, packs = torch.cuda.is_available(), "fbgemm" in torch.backends.quantized.supported_engines
+    for item in marked:
+        if item.get_closest_marker("gpu") and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("fbgemm") and not packs:
+            item.add_marker(pytest.mark.skip(reason="needs a torch build with FBGEMM"))

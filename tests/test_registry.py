@@ -18,7 +18,11 @@ CARD = '---\nlicense: cc-by-4.0\ntags:\n- speech\ndescription: "Reads numbers."\
 
 class TinyPipeline:
     def __init__(self, folder, device, dtype):
-        self.folder, self.device, self.dtype = folder, device, dtype
+        self.folder, self.device, self.dtype, self.packing = folder, device, dtype, "its own"
+
+    def to(self, packing):
+        self.packing = packing
+        return self
 
     @classmethod
     def from_folder(cls, folder, *, device, dtype):
@@ -205,3 +209,13 @@ def test_bad_model_names(name):
 
 def test_homes_are_those_of_the_package():
     assert paths.embedded_home().parent == Path(genmm.__file__).parent
+
+
+def test_packings_go_to_the_systems_that_have_them(homes, monkeypatch):
+    make(homes["embedded"] / "small")
+    assert registry.load("small", device="cpu", packing="live").packing == "its own"
+    with pytest.raises(UsageError, match="small is of the system tiny"):
+        registry.load("small", device="cpu", packing="int8")
+    monkeypatch.setattr(registry, "PACKED", ("tiny",))
+    assert registry.load("small", device="cpu").packing == "its own"
+    assert registry.load("small", device="cpu", packing="int8").packing == "int8"

@@ -90,9 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {args.seed}")
     options = EvaluationOptions.quick(args.seed) if args.quick else EvaluationOptions(seed=args.seed)
-    pipeline = genmm.load(args.model, device=args.device)
-    if args.packing != "auto":
-        pipeline.to(packing=args.packing)
+    pipeline = genmm.load(args.model, device=args.device, packing=args.packing)
     with ProgressDisplay("measuring") as show:
         report = evaluate_speech(pipeline, args.data or data_home(), options, on_event=show, keep=args.save_audio)
     text = report_markdown(report)

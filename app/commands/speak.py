@@ -188,11 +188,9 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> SledPipeli
     import genmm
 
     named = recipe["model"].get("name") if recipe else None
-    pipeline = genmm.load(args.model or named or "sled", device=args.device, dtype=args.dtype)
+    pipeline = genmm.load(args.model or named or "sled", device=args.device, dtype=args.dtype, packing=args.packing)
     if pipeline.system != "sled":
         raise UsageError(f"model {pipeline.name} is of the system {pipeline.system}, which does not speak")
-    if args.packing != "auto":
-        pipeline.to(packing=args.packing)
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
         _note(f"the recipe was made with another version of the model ({named}); the speech will differ")
     return pipeline

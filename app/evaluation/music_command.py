@@ -24,9 +24,7 @@ def run(args: argparse.Namespace, with_tables: Callable[[str, str], str]) -> int
     from app.progress import ProgressDisplay
 
     options = MusicEvaluation.quick(args.seed) if args.quick else MusicEvaluation(seed=args.seed)
-    pipeline = genmm.load(args.model, device=args.device)
-    if args.packing != "auto":
-        pipeline.to(packing=args.packing)
+    pipeline = genmm.load(args.model, device=args.device, packing=args.packing)
     with ProgressDisplay("measuring") as show:
         figures = MusicMeasure(pipeline, options, args.out, on_event=show).run(args.only or PARTS)
     if args.out:

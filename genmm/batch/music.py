@@ -160,9 +160,7 @@ examples:
         if self._pipeline is None:
             import genmm
 
-            self._pipeline = genmm.load(self.model, device=self.device, dtype=self.dtype)
-            if self.packing != "live" and self._pipeline.system == "melodyflow":
-                self._pipeline.to(packing=self.packing)
+            self._pipeline = genmm.load(self.model, device=self.device, dtype=self.dtype, packing=self.packing)
         if self._pipeline.system != "melodyflow":
             raise UsageError(f"model {self.model} is of the system {self._pipeline.system}, which makes no music")
 

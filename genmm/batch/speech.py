@@ -141,9 +141,7 @@ examples:
         if self._pipeline is None:
             import genmm
 
-            self._pipeline = genmm.load(self.model, device=self.device, dtype=self.dtype)
-            if self.packing != "auto" and self._pipeline.system == "sled":
-                self._pipeline.to(packing=self.packing)
+            self._pipeline = genmm.load(self.model, device=self.device, dtype=self.dtype, packing=self.packing)
         if self._pipeline.system != "sled":
             raise UsageError(f"model {self.model} is of the system {self._pipeline.system}, which does not speak")
 

@@ -128,11 +128,9 @@ def test_mistakes_get_one_message_and_write_nothing(speak, tmp_path, words, text
     assert list(tmp_path.glob("*.wav")) == []
 
 
+@pytest.mark.fbgemm
 @pytest.mark.parametrize("packing", ["float16", "int8"])
 def test_weights_can_be_packed_and_the_recipe_says_so(speak, tmp_path, packing):
-    torch = pytest.importorskip("torch")
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("needs the FBGEMM kernels of torch")
     assert speak("one", "-o", "a.wav", "--packing", packing, "--dtype", "float32").code == 0
     settings = json.loads((tmp_path / "a.json").read_text())["settings"]
     assert settings["precision"] == f"float32 {packing}"

@@ -7,7 +7,6 @@ import wave
 
 import numpy as np
 import pytest
-import torch
 from tiny_music import chirp
 
 from app.cli import main
@@ -33,9 +32,8 @@ def test_compose_writes_music_and_says_what_was_understood(here, capsys):
     assert np.array_equal(read_audio(here / "third.flac").samples, first.samples)
 
 
+@pytest.mark.fbgemm
 def test_music_can_be_made_with_weights_in_bytes(here):
-    if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("needs a torch build with FBGEMM")
     line = ["compose", TEXT, "--seconds", "1", "--seed", "4", "--dtype", "float32"]
     assert run(*line, "-o", "exact.wav") == 0
     assert run(*line, "--packing", "int8", "-o", "bytes.wav") == 0

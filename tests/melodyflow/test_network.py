@@ -83,9 +83,7 @@ def test_rows_do_not_touch_each_other_and_padding_changes_nothing():
     torch.testing.assert_close(both[:1], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
-)
+@pytest.mark.fbgemm
 @pytest.mark.parametrize(("packing", "error"), [("split", 1e-5), ("float16", 2e-3), ("int8", 0.05)])
 def test_packed_weights_cost_little_and_can_be_undone(packing, error):
     net, x, t = network(), heads(2, 8, 9), torch.tensor([0.4])

@@ -16,10 +16,6 @@ from genmm.nn.packed import (
     product,
 )
 
-needs_fbgemm = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
-)
-
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -29,9 +25,9 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     ("packing", "error"),
     [
         ("live", 1e-6),
-        pytest.param("split", 2e-6, marks=needs_fbgemm),
-        pytest.param("float16", 1e-3, marks=needs_fbgemm),
-        pytest.param("int8", 2e-2, marks=needs_fbgemm),
+        pytest.param("split", 2e-6, marks=pytest.mark.fbgemm),
+        pytest.param("float16", 1e-3, marks=pytest.mark.fbgemm),
+        pytest.param("int8", 2e-2, marks=pytest.mark.fbgemm),
     ],
 )
 def test_every_packing_is_close_to_the_plain_product(packing, error):
@@ -41,7 +37,7 @@ def test_every_packing_is_close_to_the_plain_product(packing, error):
     assert relative < error
 
 
-@needs_fbgemm
+@pytest.mark.fbgemm
 @pytest.mark.parametrize("size", [1.0, 0.02, 1e-3, 300.0])
 @pytest.mark.parametrize("rows", [1, 2, SPLIT_ROWS, SPLIT_ROWS + 1])
 def test_split_weights_are_as_exact_as_float32(size, rows):
@@ -52,7 +48,7 @@ def test_split_weights_are_as_exact_as_float32(size, rows):
     assert (PackedLinear([weight], bias, "float16")(x).double() - exact).norm() / exact.norm() > 1e-5
 
 
-@needs_fbgemm
+@pytest.mark.fbgemm
 def test_auto_loses_nothing():
     weight = normal(8, 8)
     assert choose_packing("auto", [weight.half().float()]) == "float16"
@@ -68,7 +64,7 @@ def test_auto_loses_nothing():
             PackedLinear([1e6 * weight], None, packing)
 
 
-@pytest.mark.parametrize("packing", ["live", pytest.param("int8", marks=needs_fbgemm)])
+@pytest.mark.parametrize("packing", ["live", pytest.param("int8", marks=pytest.mark.fbgemm)])
 def test_weights_that_share_an_input_come_side_by_side(packing):
     first, second, x = normal(8, 16), normal(4, 16, seed=1), normal(2, 16, seed=2)
     together = PackedLinear([first, second], None, packing)(x)
@@ -108,7 +104,7 @@ def test_live_weights_follow_training():
     assert layer(x).abs().sum() == 0
 
 
-@needs_fbgemm
+@pytest.mark.fbgemm
 def test_packing_does_not_change_the_engine_of_others():
     before = torch.backends.quantized.engine
     PackedLinear([normal(4, 4)], None, "int8")

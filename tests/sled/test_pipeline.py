@@ -17,9 +17,6 @@ from genmm.systems.sled.voice import Voice
 
 SHORT = {"max_s": 0.6, "retries": 0, "stop_threshold": 1.0}
 VOICES = {"voice_channels": 12}
-needs_fbgemm = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs a torch build with FBGEMM"
-)
 
 
 def voice(transcript: str | None = "hello there.", channels: int = 6) -> Voice:
@@ -198,7 +195,7 @@ def test_precision_changes_little_and_is_in_the_recipe(make_pipeline):
         pipeline.to(graphs=True)
 
 
-@needs_fbgemm
+@pytest.mark.fbgemm
 def test_float16_checkpoints_are_packed_because_that_loses_nothing(make_pipeline, tmp_path):
     pipeline = make_pipeline(sizes=VOICES)
     whole = SledPipeline.from_folder(pipeline.save(tmp_path / "whole"), device="cpu")
