@@ -125,11 +125,12 @@ class PaperBlock(nn.Module):
 
 
 class OccupancyBlock(nn.Module):
-    """Ours: each centroid learns where its cluster is over time, then one pre-norm attention layer over the tokens.
+    """Ours: each codebook row learns where its cluster is over time, then one pre-norm attention layer over the tokens.
 
     The description (`describe_occupancy`) does not depend on cluster names, on the size of the grid or on the number
-    of frames, and there are exactly K tokens. With `zero_start` the block begins as the identity, which is what a
-    language model that knows plain tokens wants.
+    of frames, and there are exactly K tokens. The attention layer adds nothing at first: tokens that are mixed before
+    anything is learned hide what shape a thing has. With `zero_start` the description adds nothing either, so the block
+    begins as the identity, which is what a language model that knows plain tokens wants.
     """
 
     def __init__(
@@ -144,10 +145,9 @@ class OccupancyBlock(nn.Module):
         self.norm_mix, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, width))
-        if zero_start:
-            for layer in (self.describe[-1], self.out, self.mlp[-1]):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        for layer in (self.out, self.mlp[-1], *([self.describe[-1]] if zero_start else [])):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes: see the module."""
