@@ -53,6 +53,27 @@ REDUCERS: Mapping[str, tuple[str, str]] = {
     "blind": ("blind", "none"),
 }
 """Name in the table -> (how tokens are chosen, what is added to them). The first is what the embedded model does."""
+LABELS: Mapping[str, str] = {
+    "occupancy": "**k-center, occupancy block** (the embedded model)",
+    "occupancy_kmeans": "k-means, occupancy block",
+    "codebook": "k-means, codebook alone",
+    "codebook_placed": "k-means, with places",
+    "paper": "k-means, the paper's block",
+    "paper_k_center": "k-center, the paper's block",
+    "official": "k-means, the published block",
+    "k_center": "k-center, with places",
+    "pool": "pooling, with places",
+    "tome": "ToMe, with places",
+    "norm": "largest norm, with places",
+    "uniform": "uniform, with places",
+    "random": "random, with places",
+    "tokenlearner": "TokenLearner",
+    "full": "all tokens, with places",
+    "blind": "no tokens",
+}
+"""Name -> what the table calls it."""
+ANSWERED = {"what": "what", "where": "where", "direction": "which way", "count": "how many", "order": "which first"}
+"""Kind of question -> head of its column."""
 OPTIM = OptimConfig(learning_rate=2e-3, muon_rate=5e-3, weight_decay=0.02)
 """The same for every reducer. With AdamW alone answerers take three times the steps to learn what belongs together."""
 BATCH = 32
@@ -134,19 +155,18 @@ class AnswerReport:
 
 
 HEADER = (
-    "| reducer | tokens | all | " + " | ".join(KINDS) + " | seeds (lowest to highest) | TokDense | gain density |\n"
-    "|---|---|---|" + "---|" * len(KINDS) + "---|---|---|"
+    "| tokens by | all | " + " | ".join(ANSWERED[kind] for kind in KINDS) + " | trainings | TokDense | gain density |\n"
+    "|---|---|" + "---|" * len(KINDS) + "---|---|---|"
 )
 
 
 def _line(row: dict[str, Any]) -> str:
     kinds = " | ".join(f"{row['kinds'][kind]:.1f}" for kind in KINDS)
-    spread = f"{row['seeds']} ({row['lowest']:.1f} to {row['highest']:.1f})"
-    dense = f"{row.get('tok_dense', 0):.3g} | {row.get('gain_density', 0):.3g}" if row["tokens"] else " | "
-    count = row["tokens"] or "none"
+    spread = f"{row['seeds']} ({row['lowest']:.1f} to {row['highest']:.1f})" if row["seeds"] > 1 else "1"
+    dense = [f"{row[name]:.3g}" if name in row else "" for name in ("tok_dense", "gain_density")]
     low, high = row["interval"]
     whole = f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})"
-    return f"| {row['reducer']} | {count} | {whole} | {kinds} | {spread} | {dense} |"
+    return f"| {LABELS[row['reducer']]} | {whole} | {kinds} | {spread} | {' | '.join(dense)} |"
 
 
 def _about(settings: dict[str, Any]) -> str:
@@ -154,8 +174,8 @@ def _about(settings: dict[str, Any]) -> str:
         f"{settings['clips']} clips to train on, {settings['test_clips']} unseen ones to test on, five questions each; "
         f"{settings['frames']} frames of {settings['side']} x {settings['side']} pixels, {settings['cells_per_clip']} "
         f"tokens before the reduction; {settings['steps']} steps of {BATCH} clips. Accuracy in per cent, mean over the "
-        "seeds, with the 95 % interval that the number of questions gives. TokDense is accuracy over tokens, gain "
-        "density the accuracy above blind over tokens."
+        "trainings, with the 95 % interval that the number of questions gives, and the lowest and highest training. "
+        "TokDense is accuracy over tokens, gain density the accuracy above that without any token over tokens."
     )
 
 
