@@ -204,7 +204,7 @@ class VideoTab:
 
     def _finished(self, seen: Seen, visit: Visit, elapsed_s: float) -> dict[Any, Any]:
         made = seen.made
-        curve = [] if made.reduced.curve is None else (made.reduced.curve[0] / made.reduced.curve[0, 0]).tolist()
+        curve = made.lost_curve
         last = round(float(made.times_s[-1]), 1)
         return {
             self.progress: note_html(summary(seen, elapsed_s)),

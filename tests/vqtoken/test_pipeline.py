@@ -37,6 +37,10 @@ def test_an_adaptive_budget_has_a_curve(pipeline, clip):
     assert 4 <= made.tokens <= 64
     curve = made.reduced.curve[0]
     assert (curve.diff() <= 1e-3).all() and made.settings["tokens"] == "adaptive"
+    assert made.lost_curve[0] == pytest.approx(1, rel=1e-3)  # one mean loses all of the variance
+    assert pipeline.tokenize(clip, tokens=5).lost_curve == []
+    by_members = pipeline.tokenize(clip, tokens=5, method="k_center")
+    assert len(by_members.lost_curve) == 5 and by_members.lost_curve[-1] == pytest.approx(by_members.lost, rel=1e-3)
 
 
 def test_long_videos_go_through_windows_and_keep_the_budget(pipeline, long_clip):

@@ -342,6 +342,8 @@ def test_k_center_takes_scales_masks_and_rules():
     torch.testing.assert_close(unit.codebook, F.normalize(raw.codebook, dim=-1))
     torch.testing.assert_close(norm.codebook[0].norm(dim=-1), tokens[0].norm(dim=-1).mean().expand(6))
     assert raw.num_tokens.tolist() == [6, 6]
+    assert raw.curve.shape == (2, 6)  # comes for free
+    torch.testing.assert_close(raw.curve[:, -1], raw.stats["distortion"], rtol=1e-4, atol=1e-3)
     chosen = reduce(grid(), AdaptiveK(rule="explained", explained=0.6, most=20), method="k_center")
     assert chosen.curve.shape == (2, 20) and (chosen.curve.diff() <= 0).all()
     assert (chosen.num_tokens < 20).all()

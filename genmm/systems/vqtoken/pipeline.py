@@ -278,6 +278,7 @@ class VqTokenPipeline:
             seconds=float(work.times_s[-1] + 1.0 / rate - work.times_s[0]),
             frame_size=work.size,
             source_bytes=size,
+            variance=total,
         )
 
     # ------------------------------------------------------------ answers

@@ -49,8 +49,7 @@ class ReducedVideo:
     spread: Tensor
     """[B, K, 3] standard deviations of the same."""
     curve: Tensor | None = None
-    """[B, Kmax] distortion for 1, 2, ... tokens (adaptive only): share of the variance that is lost is
-    curve / curve[:, :1]."""
+    """[B, Kmax] distortion for 1, 2, ... tokens, from k_center and adaptive k-means."""
     stats: Mapping[str, Any] = field(default_factory=dict)
     """Iterations, distortion, milliseconds per stage."""
 

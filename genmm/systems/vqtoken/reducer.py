@@ -137,15 +137,14 @@ def _clustered(
 
 def _by_members(
     rows: Tensor, mask: Tensor, budget: Budget, scale: Scale
-) -> tuple[Tensor, Tensor, dict[str, Any], Tensor | None]:
-    fixed = isinstance(budget, Fixed)
+) -> tuple[Tensor, Tensor, dict[str, Any], Tensor]:
     found, centres = k_center(rows, budget.tokens if isinstance(budget, Fixed) else budget, mask=mask)
     used, mean_length = scaled(rows, found.labels, scale)
     index = found.centres.clamp_min(0).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
     codebook = used.gather(1, index) * (found.centres >= 0).unsqueeze(-1)
     if scale == "norm":
         codebook = codebook * mean_length[:, None, None].to(codebook)
-    return codebook, found.labels, {"distortion": found.distortion}, None if fixed else centres.distortion
+    return codebook, found.labels, {"distortion": found.distortion}, centres.distortion
 
 
 def scaled(rows: Tensor, labels: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:

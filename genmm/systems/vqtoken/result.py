@@ -41,6 +41,8 @@ class TokenizedVideo(Result):
     """Height and width of the pictures as read."""
     source_bytes: int = 0
     """Size of the file, 0 when it was not a file."""
+    variance: float = 0.0
+    """Squared distance of all unit features to their mean; distortions are shares of it."""
 
     @property
     def tokens(self) -> int:
@@ -61,6 +63,13 @@ class TokenizedVideo(Result):
     def lost(self) -> float:
         """Share of the features' variance around their mean direction that tokens and map lose, 0 to 1."""
         return float(self.settings["lost"])
+
+    @property
+    def lost_curve(self) -> list[float]:
+        """The same for 1, 2, ... tokens where the clustering tells, else empty; above 1 where one mean does better."""
+        if self.reduced.curve is None or self.variance <= 0:
+            return []
+        return (self.reduced.curve[0] / self.variance).tolist()
 
     def facts(self) -> dict[str, Any]:
         """Figures for reports: tokens, shares, bits."""
