@@ -45,8 +45,10 @@ class EvaluationOptions:
     """Speakers outside the training data who are imitated from one recording."""
     sequences: int = 21
     """Number sequences for each voice; lengths one to seven come equally often in multiples of seven."""
-    letters: int = 8
-    """Letter sequences for each voice."""
+    letters: int = 5
+    """Letter sequences for each voice. The judge of letters takes several times the length of what it hears."""
+    real_letters: int = 12
+    """Held-out spelled recordings that it hears for comparison, as they are and through the codec."""
     sentences: int = 10
     """Service sentences for each voice."""
     readings: int = 60
@@ -74,6 +76,7 @@ class EvaluationOptions:
             unseen_voices=1,
             sequences=7,
             letters=2,
+            real_letters=2,
             sentences=2,
             readings=4,
             frame_items=6,
@@ -207,7 +210,8 @@ class _Evaluation:
         heard = self._say("letters", letter_sequences(self.options.letters, self.options.seed))
 
         def judge() -> dict[str, Any]:
-            sets = [*self._real_sets(letters_of), *_by_voice(heard, lambda one: letters_of(one.text))]
+            real = self._real_sets(letters_of, self.options.real_letters)
+            sets = [*real, *_by_voice(heard, lambda one: letters_of(one.text))]
             return {"letters": judge_words(LetterRecogniser(), sets, self.cancel)}
 
         return self._judged(judge)
@@ -224,10 +228,13 @@ class _Evaluation:
 
         return self._judged(judge)
 
-    def _real_sets(self, reference: Callable[[str], Any]) -> list[tuple[str, Kind, list[tuple[Any, np.ndarray]]]]:
-        """Held-out recordings whose text has a reference, as they are and through the codec."""
-        chosen = [(reference(one.text), one) for one in self.held_out]
-        chosen = [(wanted, one) for wanted, one in chosen if wanted]
+    def _real_sets(
+        self, reference: Callable[[str], Any], most: int | None = None
+    ) -> list[tuple[str, Kind, list[tuple[Any, np.ndarray]]]]:
+        """Held-out recordings whose text has a reference, at most so many, as they are and through the codec."""
+        fitting = [one for one in self.held_out if reference(one.text)]
+        fitting = fitting if most is None else spread_out(fitting, most)
+        chosen = [(reference(one.text), one) for one in fitting]
         return [
             (REAL, "real", [(wanted, one.samples) for wanted, one in chosen]),
             (CODEC, "codec", [(wanted, self._coded(one)) for wanted, one in chosen]),
