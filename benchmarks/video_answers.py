@@ -27,6 +27,7 @@ from genmm.systems.vqtoken.answerer import Answerer, PlacedTokens, token_places
 from genmm.systems.vqtoken.baselines import TokenLearner
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.config import AnswererConfig
+from genmm.systems.vqtoken.encoders import VisionEncoder
 from genmm.systems.vqtoken.reducer import reduce
 from models.optim import OptimConfig, build_optimizer
 
@@ -193,6 +194,8 @@ def measure(args: argparse.Namespace) -> AnswerReport:
             48,
         )
     pipeline = genmm.load(args.model, device="cpu", dtype="float32")
+    if args.side != pipeline.config.frames.side:  # else the encoder would scale the pictures to its own size
+        pipeline.use_encoder(VisionEncoder(pipeline.vision, args.side))
     cache = args.cache or genmm_home() / "video_qa"
     sets = {
         "train": QuestionClips(args.clips, 0, side=args.side),

@@ -86,6 +86,14 @@ def test_every_reducer_fills_its_cell(cells):
     json.dumps(report.to_dict())
 
 
+def test_larger_pictures_give_more_cells(model, tmp_path):
+    args = argparse.Namespace(
+        model=model, reducers=["k_center"], budgets=[4], seeds=1, clips=4, test_clips=2, steps=1, side=64,
+        cache=tmp_path, quick=False,
+    )  # fmt: skip
+    assert video_answers.measure(args).settings["cells_per_clip"] == 12 * 64
+
+
 def test_finished_cells_are_not_trained_again(cells, monkeypatch):
     args, report = cells
     monkeypatch.setattr(video_answers, "train_cell", lambda *a, **k: pytest.fail("trained again"))
