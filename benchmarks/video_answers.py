@@ -55,7 +55,7 @@ REDUCERS: Mapping[str, tuple[str, str]] = {
 }
 """Name in the table -> (how tokens are chosen, what is added to them). The first is what the embedded model does."""
 LABELS: Mapping[str, str] = {
-    "occupancy": "**k-center, occupancy block** (the embedded model)",
+    "occupancy": "**k-center, occupancy block** (ours)",
     "occupancy_kmeans": "k-means, occupancy block",
     "codebook": "k-means, codebook alone",
     "codebook_placed": "k-means, with places",
