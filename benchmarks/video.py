@@ -153,7 +153,7 @@ def clustering_section(runs: int, quick: bool, device: torch.device) -> Section:
             peer=times["official"],
             peer_name="published algorithm",
             bound=goals["fixed"],
-            note=f"distortion {loss['k_center']:.1f}: it covers what is rare instead",
+            note=f"distortion {loss['k_center']:.1f}, to the means of its clusters as for the others",
             **own,
         ),
         Row(
