@@ -121,27 +121,29 @@ def k_center(
     finds one for each. A clip with fewer distinct directions than K gets fewer clusters.
     """
     if isinstance(clusters, AdaptiveK):
-        centres = farthest_first(tokens, clusters.most, mask=mask)
-        counts = choose(centres, clusters)
+        most = clusters.most
     else:
         counts = torch.as_tensor(clusters, dtype=torch.int64).reshape(-1)
         if counts.numel() not in (1, len(tokens)) or int(counts.min()) < 1:
             raise UsageError(f"clusters must be at least 1, one number or one for each clip, got {clusters!r}")
-        counts = counts.expand(len(tokens)).to(tokens.device)
-        centres = farthest_first(tokens, int(counts.max()), mask=mask)
-    return _partition(tokens, centres, counts, mask), centres
-
-
-def _partition(tokens: Tensor, centres: Centres, counts: Tensor, mask: Tensor | None) -> CentreClusters:
-    width = int(counts.max())
-    with torch.no_grad():
+        counts, most = counts.expand(len(tokens)).to(tokens.device), int(counts.max())
+    _check(tokens, most, mask)
+    with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
-        taken = centres.rows[:, :width]
-        allowed = (torch.arange(width, device=tokens.device) < counts.unsqueeze(1)) & (taken >= 0)
-        directions = rows.at(taken.clamp_min(0), allowed).unit()
-        labels, product = assign(rows.tokens, directions, allowed | ~allowed.any(1, keepdim=True))
-        labels, rank = first_appearance(labels, rows.valid, width)
-        sizes = torch.zeros_like(taken).scatter_add(1, labels.clamp_min(0), rows.valid.long())
-        distortion = (2.0 * (rows.valid.float() - product * rows.scale)).clamp_min(0.0).sum(1)
-        named = torch.where(allowed, taken, torch.full_like(taken, -1)).gather(1, rank.argsort(1))
-        return CentreClusters(labels, named, sizes, distortion)
+        centres = _traverse(rows, rows.valid.float(), most)
+        if isinstance(clusters, AdaptiveK):
+            counts = choose(centres, clusters)
+        return _partition(rows, centres, counts), centres
+
+
+def _partition(rows: Rows, centres: Centres, counts: Tensor) -> CentreClusters:
+    width = int(counts.max())
+    taken = centres.rows[:, :width]
+    allowed = (torch.arange(width, device=counts.device) < counts.unsqueeze(1)) & (taken >= 0)
+    directions = rows.at(taken.clamp_min(0), allowed).unit()
+    labels, product = assign(rows.tokens, directions, allowed | ~allowed.any(1, keepdim=True))
+    labels, rank = first_appearance(labels, rows.valid, width)
+    sizes = torch.zeros_like(taken).scatter_add(1, labels.clamp_min(0), rows.valid.long())
+    distortion = (2.0 * (rows.valid.float() - product * rows.scale)).clamp_min(0.0).sum(1)
+    named = torch.where(allowed, taken, torch.full_like(taken, -1)).gather(1, rank.argsort(1))
+    return CentreClusters(labels, named, sizes, distortion)

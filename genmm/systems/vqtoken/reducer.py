@@ -31,7 +31,6 @@ __all__ = [
     "cluster_codebook",
     "reduce",
     "reduce_clips",
-    "scaled",
 ]
 
 Clustering = Literal["kmeans", "k_center"]
@@ -139,31 +138,36 @@ def _by_members(
     rows: Tensor, mask: Tensor, budget: Budget, scale: Scale
 ) -> tuple[Tensor, Tensor, dict[str, Any], Tensor]:
     found, centres = k_center(rows, budget.tokens if isinstance(budget, Fixed) else budget, mask=mask)
-    used, mean_length = scaled(rows, found.labels, scale)
     index = found.centres.clamp_min(0).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
-    codebook = used.gather(1, index) * (found.centres >= 0).unsqueeze(-1)
+    # where and not a product: without any centre, row 0 stands here and may be NaN
+    codebook = torch.where((found.centres >= 0).unsqueeze(-1), rows.gather(1, index), rows.new_zeros(()))
+    if scale != "raw":
+        codebook = codebook / codebook.float().norm(dim=-1, keepdim=True).clamp_min(1e-12).to(codebook)
     if scale == "norm":
-        codebook = codebook * mean_length[:, None, None].to(codebook)
+        codebook = codebook * _mean_length(_kept(rows, found.labels), found.counts).to(codebook)
     return codebook, found.labels, {"distortion": found.distortion}, centres.distortion
-
-
-def scaled(rows: Tensor, labels: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
-    """Rows [B, N, D] as the codebook takes them, zero where labels are -1, and the mean length of a clip's rows [B]."""
-    finite = torch.where(labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
-    lengths = finite.float().norm(dim=-1, keepdim=True)
-    used = finite if scale == "raw" else finite / lengths.clamp_min(1e-12).to(finite)
-    return used, lengths.sum((1, 2)) / (labels >= 0).sum(1).clamp_min(1)
 
 
 def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Tensor:
     """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows."""
-    used, mean_length = scaled(rows, found.labels, scale)
+    finite = _kept(rows, found.labels)
+    used = finite if scale == "raw" else finite / finite.float().norm(dim=-1, keepdim=True).clamp_min(1e-12).to(finite)
     ids = torch.arange(found.counts.shape[1], device=rows.device).view(1, -1, 1)
     hot = (found.labels.unsqueeze(1) == ids).float()
     means = torch.matmul(hot, used.float()) / found.counts.clamp_min(1).unsqueeze(-1)
     if scale == "norm":
-        means = torch.nn.functional.normalize(means, dim=-1) * mean_length[:, None, None]
+        means = torch.nn.functional.normalize(means, dim=-1) * _mean_length(finite, found.counts)
     return means.to(rows.dtype)
+
+
+def _kept(rows: Tensor, labels: Tensor) -> Tensor:
+    """Rows [B, N, D] with zeros where labels are -1; those may be NaN."""
+    return torch.where(labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
+
+
+def _mean_length(finite: Tensor, counts: Tensor) -> Tensor:
+    """[B, 1, 1] mean length of the rows of a clip that belong to a cluster."""
+    return (finite.float().norm(dim=-1).sum(1) / counts.sum(1).clamp_min(1))[:, None, None]
 
 
 def _learned(rows: Tensor, mask: Tensor, grid: torch.Size, learner: TokenLearner) -> ReducedVideo:

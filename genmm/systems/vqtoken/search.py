@@ -115,7 +115,7 @@ def moment_sets(
     """Token sets of the moments of a video, one after another at flat memory."""
     if moment_s <= 0:
         raise UsageError(f"a moment must be longer than 0 s, got {moment_s!r}")
-    fps = pipeline.config.frames.fps
+    budget, fps = _budget(tokens), pipeline.config.frames.fps
     frames: list[np.ndarray] = []
     begin = end = 0.0
     with iter_frames(source, fps=fps, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits) as reader:
@@ -123,12 +123,12 @@ def moment_sets(
             if cancel is not None:
                 cancel.check()
             if frames and frame.time_s >= begin + moment_s - 1e-6:
-                yield moment_set(pipeline, frames, tokens, begin, end)
+                yield moment_set(pipeline, frames, budget, begin, end)
                 frames, begin = [], frame.time_s
             frames.append(frame.image)
             end = frame.time_s + 1.0 / fps
     if frames:
-        yield moment_set(pipeline, frames, tokens, begin, end)
+        yield moment_set(pipeline, frames, budget, begin, end)
 
 
 def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> TokenSet:
