@@ -23,7 +23,7 @@ from genmm.core.errors import ConfigError
 from genmm.core.files import atomic_path
 from genmm.core.paths import genmm_home
 from genmm.core.seeds import derive_seed
-from genmm.systems.vqtoken.reducer import CLUSTERINGS
+from genmm.systems.vqtoken.methods import CLUSTERINGS
 
 __all__ = [
     "ANSWERS",
@@ -260,7 +260,7 @@ class VideoQuestions(GenerativeData):
         """
         Args:
             encoder: Model name or folder whose encoder makes the features.
-            method: Reducer, see genmm.systems.vqtoken.reducer.METHODS.
+            method: Reducer, see genmm.systems.vqtoken.methods.METHODS.
             clustering: How vqtoken finds its clusters: kmeans or k_center.
             tokens: Tokens of a clip.
             train_clips: Clips to train on.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmm.core.errors import UsageError
+from genmm.systems.vqtoken.methods import METHODS
 
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.result import TokenizedVideo
@@ -24,7 +25,6 @@ examples:
 
 .safetensors holds tokens, codebook, index_map, counts, positions and spread; .gmvq the
 codebook as float16 and the map at ceil(log2 tokens) bits a cell."""
-METHODS = ("vqtoken", "kmeans", "k_center", "uniform", "random", "norm", "pool", "tome", "tome_frames")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -35,7 +35,7 @@ from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished, Progress
 from genmm.core.limits import clean_text
 from genmm.systems.vqtoken.answerer import EXAMPLES
-from genmm.systems.vqtoken.reducer import METHODS
+from genmm.systems.vqtoken.methods import METHODS
 
 __all__ = ["Film", "VideoTab"]
 

@@ -18,8 +18,8 @@ from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
 from genmm.media.image import write_image
 from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
-from genmm.systems.vqtoken.reducer import CLUSTERINGS, METHODS
 from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
 
 __all__ = [
@@ -97,8 +97,8 @@ def check_form(form: VideoForm, pool: ModelPool) -> None:
         raise UsageError(f"the page makes 1 to {MOST} tokens, got {form.tokens}; the command line makes more")
     if form.method not in METHODS:
         raise UsageError(f"there is no reducer {form.method[:40]!r}; choose one of: {', '.join(METHODS)}")
-    if form.adaptive and form.method not in ("vqtoken", *CLUSTERINGS):
-        choosing = "vqtoken, kmeans and k_center choose the number of tokens by themselves"
+    if form.adaptive and form.method not in CLUSTERING_METHODS:
+        choosing = f"{', '.join(CLUSTERING_METHODS)} choose the number of tokens by themselves"
         raise UsageError(f"only {choosing}; switch that off for other reducers")
     if form.model:
         pool.info(form.model, SYSTEM)

@@ -13,11 +13,10 @@ from genmm.batch.task import BatchItem
 from genmm.core.errors import GenmmError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.results import Result
+from genmm.systems.vqtoken.methods import METHODS
 
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.pipeline import VqTokenPipeline
-
-METHODS = ("vqtoken", "kmeans", "k_center", "uniform", "random", "norm", "pool", "tome", "tome_frames")
 
 
 def option(text: str, default: Any = None, **more: Any) -> Any:

@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from genmm.core.errors import DataError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK
-from genmm.systems.vqtoken.baselines import TokenLearner, pool_grid, tome_merge
+from genmm.systems.vqtoken.baselines import BASELINES, TokenLearner, pool_grid, tome_merge
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, geometry_of, shares
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
 from genmm.systems.vqtoken.reduced import ReducedVideo, id_bits, splice
-from genmm.systems.vqtoken.reducer import METHODS, reduce, reduce_clips
+from genmm.systems.vqtoken.reducer import reduce, reduce_clips
 
 
 def grid(batch: int = 2, frames: int = 5, height: int = 6, width: int = 4, channels: int = 16, seed: int = 0):
@@ -31,6 +32,10 @@ def some_block(kind: str, channels: int = 16) -> torch.nn.Module:
         "occupancy": lambda: OccupancyBlock(channels, 4, bins=3, grid=2),
     }[kind]()
     return made.eval()
+
+
+def test_every_name_is_a_reducer():
+    assert METHODS == (*CLUSTERING_METHODS, *BASELINES)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from genmm.core.errors import ConfigError
 from genmm.nn.vit import VisionConfig
 from genmm.systems.vqtoken.blocks import BLOCKS, BlockName
+from genmm.systems.vqtoken.methods import CLUSTERINGS, Clustering
 
 __all__ = ["AnswererConfig", "BlockConfig", "FrameConfig", "VqTokenConfig"]
 
@@ -46,13 +47,13 @@ class BlockConfig:
     """H x W of the official block; the others take any grid."""
     codebook_scale: Literal["raw", "unit", "norm"] = "raw"
     """What codebook rows are made of, see `genmm.systems.vqtoken.reducer.Scale`."""
-    clustering: Literal["kmeans", "k_center"] = "kmeans"
+    clustering: Clustering = "kmeans"
     """What the block was trained on: means (as published) or real tokens, farthest first; see
-    `genmm.systems.vqtoken.reducer.Clustering`."""
+    `genmm.systems.vqtoken.methods.Clustering`."""
 
     def __post_init__(self) -> None:
-        if self.clustering not in ("kmeans", "k_center"):
-            raise ConfigError(f"block.clustering must be kmeans or k_center, got {self.clustering!r}")
+        if self.clustering not in CLUSTERINGS:
+            raise ConfigError(f"block.clustering must be {' or '.join(CLUSTERINGS)}, got {self.clustering!r}")
         if self.kind not in BLOCKS:
             raise ConfigError(f"block.kind must be one of {', '.join(BLOCKS)}, got {self.kind!r}")
         if min(self.heads, self.bins, self.grid) < 1 or (self.kind == "official" and self.cells < 1):

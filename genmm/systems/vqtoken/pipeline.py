@@ -27,8 +27,9 @@ from genmm.systems.vqtoken.answerer import Answerer
 from genmm.systems.vqtoken.blocks import make_block
 from genmm.systems.vqtoken.config import VqTokenConfig
 from genmm.systems.vqtoken.encoders import VisionEncoder, frame_size
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS
 from genmm.systems.vqtoken.reduced import ReducedVideo
-from genmm.systems.vqtoken.reducer import CLUSTERINGS, METHODS, Budget, Fixed, reduce
+from genmm.systems.vqtoken.reducer import Budget, Fixed, reduce
 from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
 from genmm.systems.vqtoken.windows import WindowMerger
 
@@ -226,7 +227,7 @@ class VqTokenPipeline:
     ) -> Iterator[Event]:
         """Tokenize a video and say how far it is: Progress events, at last Finished with a TokenizedVideo.
 
-        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` one of `reducer.METHODS`, vqtoken being the
+        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` one of `methods.METHODS`, vqtoken being the
         clustering that the block was trained on (baselines take videos of one window only); `fps` frames a second that
         are looked at, by default the model's; `start_s` and `end_s` cut out a part.
         Videos longer than one window (`config.frames.most_frames`) are reduced window by window at flat memory.
@@ -331,7 +332,7 @@ class _Work:
         self.times_s: list[float] = []
         self.size = (0, 0)
         self.timings: dict[str, float] = {"encode": 0.0, "reduce": 0.0}
-        self.clusters = method in ("vqtoken", *CLUSTERINGS)
+        self.clusters = method in CLUSTERING_METHODS
         self._frames: list[np.ndarray] = []
         self._first: Tensor | None = None
         self._merger: WindowMerger | None = None

@@ -19,31 +19,14 @@ from genmm.quantizers.k_center import k_center
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
 from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS, Clustering
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
-__all__ = [
-    "CLUSTERINGS",
-    "METHODS",
-    "Budget",
-    "Clustering",
-    "Fixed",
-    "Scale",
-    "cluster_codebook",
-    "reduce",
-    "reduce_clips",
-]
+__all__ = ["Budget", "Fixed", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
 
-Clustering = Literal["kmeans", "k_center"]
-"""How vqtoken finds its clusters: kmeans (as published), whose codebook rows are means, or k_center, farthest first,
-whose codebook rows are tokens of the clip. Means lose least on average; k_center gives small things clusters of their
-own."""
-CLUSTERINGS = ("kmeans", "k_center")
 Scale = Literal["raw", "unit", "norm"]
 """What the codebook is made of: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
 to the mean length of the clip's tokens."""
-METHODS = ("vqtoken", *CLUSTERINGS, *BASELINES)
-"""vqtoken clusters as it is told to by `clustering` (a pipeline: as its block was trained); the two clusterings by
-name; and the baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +173,7 @@ def _by_baseline(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     if not isinstance(budget, Fixed):
         raise UsageError(
-            f"the reducer {method} takes a fixed number of tokens; vqtoken, kmeans and k_center choose their own"
+            f"the reducer {method} takes a fixed number of tokens; {', '.join(CLUSTERING_METHODS)} choose their own"
         )
     lengths = torch.linalg.vector_norm(rows.detach().float(), dim=-1)
     valid = mask & torch.isfinite(lengths)

@@ -20,8 +20,9 @@ from genmm.quantizers.k_center import farthest_first, k_center
 from genmm.quantizers.kmeans import SAME_COSINE, Clusters, KMeansConfig, assign, first_appearance, spherical_kmeans
 from genmm.systems.vqtoken.blocks import PlainBlock
 from genmm.systems.vqtoken.geometry import geometry_of
+from genmm.systems.vqtoken.methods import Clustering
 from genmm.systems.vqtoken.reduced import ReducedVideo
-from genmm.systems.vqtoken.reducer import Budget, Clustering, Fixed, Scale
+from genmm.systems.vqtoken.reducer import Budget, Fixed, Scale
 
 __all__ = ["WindowMerger"]
 

@@ -1,0 +1,18 @@
+"""Names of the ways to reduce a video; light, so that a command line knows them before torch is imported."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["CLUSTERINGS", "CLUSTERING_METHODS", "METHODS", "Clustering"]
+
+Clustering = Literal["kmeans", "k_center"]
+"""How vqtoken finds its clusters: kmeans (as published), whose codebook rows are means, or k_center, farthest first,
+whose codebook rows are tokens of the clip. Means lose least on average; k_center gives small things clusters of their
+own."""
+CLUSTERINGS = ("kmeans", "k_center")
+CLUSTERING_METHODS = ("vqtoken", *CLUSTERINGS)
+"""Methods that cluster: they can choose the number of tokens and merge windows. vqtoken clusters as it is told to by
+`clustering` (a pipeline: as its block was trained); the others are the clusterings by name."""
+METHODS = (*CLUSTERING_METHODS, "uniform", "random", "norm", "pool", "tome", "tome_frames")
+"""All of them; behind those that cluster the baselines of `baselines.BASELINES`."""
