@@ -54,7 +54,6 @@ class WindowMerger:
         self._alias = np.zeros(0, np.int64)  # first id of a cluster -> row of the tables now
         self._tables: Tables = {}
         self._grid: tuple[int, int] | None = None
-        self._length_sum = 0.0
 
     @property
     def frames(self) -> int:
@@ -69,8 +68,6 @@ class WindowMerger:
         rows = features.flatten(0, 2)
         fresh, found = self._way.tables(rows, self.width)
         used = len(fresh["counts"])
-        finite = torch.where(found.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
-        self._length_sum += float(finite.norm(dim=-1).sum())
         known = len(self._tables["counts"]) if self._tables else 0
         first = len(self._alias)
         labels = found.cpu().numpy()
@@ -113,7 +110,7 @@ class WindowMerger:
 
     def _result(self, index_map: Tensor, order: Tensor, curve: Tensor, count: int) -> ReducedVideo:
         tables = {name: table[order] for name, table in self._tables.items()}
-        mean_length = self._length_sum / max(1, int(tables["counts"].sum()))
+        mean_length = float(tables["length"].sum()) / max(1, int(tables["counts"].sum()))
         codebook = self._way.codebook(tables, self.scale, mean_length).unsqueeze(0)
         device = codebook.device
         index_map = index_map.unsqueeze(0).to(device)
@@ -139,8 +136,8 @@ class WindowMerger:
 
 
 Tables = dict[str, Tensor]
-"""Columns with a row for each cluster that is carried along; all have `counts` [C] and `unit` [C, D], the sums of the
-unit rows."""
+"""Columns with a row for each cluster that is carried along; all have `counts` [C], `unit` [C, D], the sums of the unit
+rows, and `length` [C], the sum of the lengths of the rows."""
 
 
 class _Way(ABC):
@@ -171,6 +168,12 @@ class _Way(ABC):
         """[C, D]."""
 
 
+def _held(rows: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Rows [N, D] float32, zero where they have no label, and which of them each cluster holds [count, N] float32."""
+    finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
+    return finite, (labels == torch.arange(count, device=rows.device).unsqueeze(1)).float()
+
+
 def _added(table: Tensor, parents: Tensor, count: int) -> Tensor:
     return table.new_zeros(count, *table.shape[1:]).index_add(0, parents, table)
 
@@ -184,11 +187,11 @@ class _Means(_Way):
     def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
         found = spherical_kmeans(rows.unsqueeze(0), width, seeds=[self.seed], config=self.kmeans)
         used, labels = int(found.used[0]), found.labels[0]
-        finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
-        hot = (labels == torch.arange(used, device=rows.device).unsqueeze(1)).float()
+        finite, hot = _held(rows, labels, used)
         counts, unit = found.counts[0, :used], found.sums[0, :used]
         within = (counts - unit.square().sum(-1) / counts.clamp_min(1)).clamp_min(0.0)
-        return {"unit": unit, "raw": hot @ finite, "counts": counts, "within": within}, labels
+        length = hot @ finite.norm(dim=-1)
+        return {"unit": unit, "raw": hot @ finite, "counts": counts, "length": length, "within": within}, labels
 
     def solve(self, tables: Tables, most: int) -> Curves:
         # Clusters of one direction, which every window of a still picture brings, are one cluster.
@@ -230,10 +233,10 @@ class _Members(_Way):
         found, _ = k_center(rows.unsqueeze(0), width)
         labels, centres = found.labels[0], found.centres[0]
         centres = centres[centres >= 0]
-        finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
-        hot = (labels == torch.arange(len(centres), device=rows.device).unsqueeze(1)).float()
-        unit = hot @ nn.functional.normalize(finite, dim=-1)
-        return {"unit": unit, "counts": found.counts[0, : len(centres)], "token": finite[centres]}, labels
+        finite, hot = _held(rows, labels, len(centres))
+        unit, length = hot @ nn.functional.normalize(finite, dim=-1), hot @ finite.norm(dim=-1)
+        counts = found.counts[0, : len(centres)]
+        return {"unit": unit, "counts": counts, "length": length, "token": finite[centres]}, labels
 
     def solve(self, tables: Tables, most: int) -> Curves:
         inside = self.spread(tables).sum()
@@ -248,7 +251,7 @@ class _Members(_Way):
         return assign(tables["token"].unsqueeze(0), centres, every)[0][0]
 
     def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
-        made = {name: _added(tables[name], parents, count) for name in ("unit", "counts")}
+        made = {name: _added(tables[name], parents, count) for name in ("unit", "counts", "length")}
         return made | {"token": tables["token"][self._taken(count)]}
 
     def _taken(self, count: int) -> Tensor:
