@@ -10,6 +10,7 @@ import argparse
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips, encode_clips, read_features
+from genmm.core.devices import multiplies_bfloat16
 from genmm.core.files import read_json, write_json
 from genmm.core.paths import genmm_home
 from genmm.metrics.video_tokens import gain_density, tok_dense, wilson_interval
@@ -28,6 +30,8 @@ from genmm.systems.vqtoken.baselines import TokenLearner
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.config import AnswererConfig
 from genmm.systems.vqtoken.encoders import VisionEncoder
+from genmm.systems.vqtoken.geometry import describe_occupancy
+from genmm.systems.vqtoken.methods import CLUSTERINGS
 from genmm.systems.vqtoken.reducer import reduce
 from models.optim import OptimConfig, build_optimizer
 
@@ -228,21 +232,30 @@ def _fill(
 ) -> None:
     targets = {split: clips.targets(TURNS if split == "train" else 1) for split, clips in sets.items()}
     for tokens in args.budgets:
-        for name in args.reducers:
-            choose, _ = REDUCERS[name]
-            count = report.settings["cells_per_clip"] if name == "full" else 0 if name == "blind" else tokens
-            missing = [s for s in range(args.seeds) if f"{name}/{count}/{s}" not in report.cells]
+        for choose in dict.fromkeys(REDUCERS[name][0] for name in args.reducers):
+            count = report.settings["cells_per_clip"] if choose == "full" else 0 if choose == "blind" else tokens
+            missing = [
+                (name, tokens if name == "tokenlearner" else count, seed)
+                for name in args.reducers
+                for seed in range(args.seeds)
+                if REDUCERS[name][0] == choose
+            ]
+            missing = [cell for cell in missing if _key(*cell) not in report.cells]
             if not missing:
                 continue
             data = {s: ReducedSet(files[s], sets[s].count, choose, count or 1, *targets[s]) for s in sets}
-            for seed in missing:
+            for name, size, seed in missing:
                 started = time.perf_counter()
-                result = train_cell(name, data["train"], data["test"], count, args.steps, seed, report.settings)
-                cell = {"reducer": name, "tokens": count, "seed": seed, **result}
+                result = train_cell(name, data["train"], data["test"], size, args.steps, seed, report.settings)
+                cell = {"reducer": name, "tokens": size, "seed": seed, **result}
                 cell["seconds"] = round(time.perf_counter() - started, 1)
-                report.cells[f"{name}/{count}/{seed}"] = cell
+                report.cells[_key(name, size, seed)] = cell
                 write_json(store, report.to_dict())
-                print(f"{name} {count} seed {seed}: {100 * result['accuracy']:.1f} %", file=sys.stderr, flush=True)
+                print(f"{name} {size} seed {seed}: {100 * result['accuracy']:.1f} %", file=sys.stderr, flush=True)
+
+
+def _key(name: str, tokens: int, seed: int) -> str:
+    return f"{name}/{tokens}/{seed}"
 
 
 class ReducedSet:
@@ -257,7 +270,7 @@ class ReducedSet:
             self._reduce(clips, tokens)
 
     def _reduce(self, clips: int, tokens: int) -> None:
-        rows: dict[str, list[Tensor]] = {name: [] for name in ("codebook", "places", "mask", "index_map")}
+        rows: dict[str, list[Tensor]] = defaultdict(list)
         for start in range(0, clips, 16):
             features = read_features(self.path, start, min(clips, start + 16))
             seeds = list(range(start, start + len(features)))
@@ -268,6 +281,9 @@ class ReducedSet:
             rows["places"].append(F.pad(token_places(one), (0, 0, 0, pad)))
             rows["mask"].append(F.pad(one.mask, (0, pad)))
             rows["index_map"].append(one.index_map.to(torch.int16))
+            if self.choose in CLUSTERINGS:  # what the occupancy block would work out in every step
+                seen = describe_occupancy(one.index_map, one.codebook.shape[1])
+                rows["description"].append(F.pad(seen, (0, 0, 0, pad)))
         self.parts = {name: torch.cat(tensors) for name, tensors in rows.items()}
 
     def __len__(self) -> int:
@@ -331,6 +347,8 @@ class AnswerModel(nn.Module):
         elif self.add == "learner":
             tokens, _ = self.block(tokens, mask, batch["places"][..., :3])
             mask = mask[:, : tokens.shape[1]]
+        elif self.add == "occupancy":
+            tokens = self.block.described(tokens, batch["description"], mask)
         elif self.block is not None:
             tokens, mask = self.block(tokens, batch["index_map"], mask)
         return self.answerer(tokens, mask, words)
@@ -342,6 +360,7 @@ def train_cell(
     """Train one answerer and test it: accuracy over all questions and for each kind."""
     _, add = REDUCERS[name]
     cells = settings["cells_per_clip"] // settings["frames"]
+    halved = multiplies_bfloat16()
     with torch.random.fork_rng():
         torch.manual_seed(1000 + seed)
         model = AnswerModel(add, settings["width"], tokens, cells)
@@ -352,7 +371,7 @@ def train_cell(
         )
         for index in _batches(len(train), steps, seed):
             batch = train.batch(index)
-            with torch.autocast("cpu", torch.bfloat16):  # half the time; the same for every reducer
+            with torch.autocast("cpu", torch.bfloat16, enabled=halved):  # half the time; the same for every reducer
                 scores = model(batch)
             loss = F.cross_entropy(scores.float().flatten(0, 1), batch["answers"].flatten())
             optimizer.zero_grad()

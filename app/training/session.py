@@ -24,6 +24,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from app.train import ALLOWED_IMPORTS
 from app.training.card import add_card, validation_values
 from app.training.messages import readable
+from genmm.core.devices import choose_device, multiplies_bfloat16
 from genmm.core.errors import CheckpointError, ConfigError, GenmmError, UsageError
 from genmm.core.files import safe_stem, write_json
 from models.base import GenerativeModule
@@ -90,6 +91,11 @@ class Session(LightningCLI):
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(SampleLogger, "samples")
+
+    def before_instantiate_classes(self) -> None:
+        """Before config.yaml is written, so that it and the card say what the run was really computed in."""
+        trainer = self._value("trainer")
+        trainer["precision"] = fitting_precision(trainer.get("precision"), trainer.get("accelerator"))
 
     def instantiate_classes(self) -> None:
         try:
@@ -200,6 +206,18 @@ class SaveRunConfig(SaveConfigCallback):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         self.already_saved = True
+
+
+def fitting_precision(precision: str | None, accelerator: str | None) -> str | None:
+    """The precision to train in: float32 where bf16-mixed was asked for on a processor that multiplies bfloat16 slowly.
+
+    Weights and checkpoints are float32 in both, so a run can go on on another machine.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator in (None, "auto") and choose_device().type == "cpu")
+    if precision != "bf16-mixed" or not on_cpu or multiplies_bfloat16("cpu"):
+        return precision
+    log.warning("this processor multiplies bfloat16 far slower than float32: training in float32 (precision 32-true)")
+    return "32-true"
 
 
 def best_checkpoint(last: Path) -> Path:

@@ -72,6 +72,16 @@ def test_a_run_fills_its_folder_and_exports(tmp_path, capsys):
     assert str(run / "export") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_processor_without_fast_bfloat16_trains_in_float32(tmp_path, monkeypatch, caplog, fast, precision):
+    monkeypatch.setattr("app.training.session.multiplies_bfloat16", lambda device: fast)
+    assert fit(tmp_path, "--trainer.precision", "bf16-mixed") == 0
+    run = tmp_path / "runs" / "toy" / "a"
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["precision"] == precision
+    assert f"| Precision | {precision} |" in (run / "export" / "README.md").read_text()
+    assert ("training in float32" in caplog.text) is not fast
+
+
 def test_later_files_and_keys_override_earlier_ones(tmp_path):
     more = config(tmp_path, "more.yaml", trainer={"max_steps": 2}, model={"init_args": {"width": 4}})
     assert fit(tmp_path, "--config", more, "--model.dropout", "0.1") == 0

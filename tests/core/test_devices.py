@@ -1,9 +1,11 @@
 import json
+import platform
+from pathlib import Path
 
 import pytest
 import torch
 
-from genmm.core.devices import choose_device, choose_dtype, describe_machine, memory_bytes
+from genmm.core.devices import choose_device, choose_dtype, describe_machine, memory_bytes, multiplies_bfloat16
 from genmm.core.errors import UsageError
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="checks a machine without CUDA")
@@ -66,6 +68,13 @@ def test_machine_description_is_json_and_has_the_versions():
     assert machine["torch"] == torch.__version__
     assert machine["cpu_cores"] >= 1
     assert machine["memory_bytes"] == memory_bytes("cpu") > 2**28
+
+
+def test_bfloat16_is_called_fast_only_where_it_is_multiplied():
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if platform.machine() == "x86_64" and flags:
+        assert multiplies_bfloat16() == ("avx512bw" in flags or "avx_ne_convert" in flags)
+    assert not multiplies_bfloat16("meta")
 
 
 @pytest.mark.gpu

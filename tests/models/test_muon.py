@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from genmm.core.errors import ConfigError
-from models.optim import MuonAdamW, OptimConfig, build_optimizer, build_schedule
+from models.optim import MuonAdamW, OptimConfig, build_optimizer, build_schedule, orthogonalised
 
 BOTH = OptimConfig(learning_rate=1e-2, muon_rate=2e-2, weight_decay=0.1, schedule="constant")
 
@@ -88,6 +88,42 @@ def test_a_saved_state_goes_on_bit_for_bit():
     resumed.load_state_dict(kept[1])
     assert [one_step(other, resumed, seed) for seed in range(3, 6)] == straight
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_matrices_move_as_torch_moves_them(monkeypatch, bfloat16):
+    monkeypatch.setattr("models.optim.multiplies_bfloat16", lambda device: bfloat16)
+    generator = torch.Generator().manual_seed(7)
+    shapes = [(6, 4), (6, 4), (3, 8), (5, 5), (6, 4)]
+    ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    bias = nn.Parameter(torch.zeros(3))
+    groups = [
+        {"params": ours, "lr": 0.02, "weight_decay": 0.1, "is_muon": True},
+        {"params": [bias], "lr": 0.01, "weight_decay": 0.0, "is_muon": False},
+    ]
+    optimizer = MuonAdamW(groups, betas=(0.9, 0.99), eps=1e-8)
+    peer = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    start = [parameter.detach().clone() for parameter in ours]
+    for _ in range(5):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            other.grad = own.grad.clone()
+        optimizer.step()
+        peer.step()
+    for own, other, begin in zip(ours, theirs, start, strict=True):
+        assert (own - begin).abs().max() > 0.02
+        assert (own - other).abs().max() < 2e-3  # the rounding of bfloat16, in which torch always works
+
+
+def test_orthogonalised_matrices_keep_their_directions():
+    generator = torch.Generator().manual_seed(8)
+    for shape in [(3, 8, 5), (2, 4, 9), (1, 6, 6)]:
+        matrices = torch.randn(shape, generator=generator)
+        u, values, vh = torch.linalg.svd(orthogonalised(matrices).float(), full_matrices=False)
+        wanted_u, _, wanted_vh = torch.linalg.svd(matrices, full_matrices=False)
+        assert values.min() > 0.3 and values.max() < 1.3
+        assert (u @ vh - wanted_u @ wanted_vh).abs().max() < 0.05
 
 
 def test_weights_without_a_gradient_stay():

@@ -153,7 +153,11 @@ class OccupancyBlock(nn.Module):
         """Shapes: see the module."""
         with torch.no_grad():
             seen = describe_occupancy(index_map, codebook.shape[1], bins=self.bins, grid=self.grid)
-        return self.mix(codebook + self.describe(seen.to(codebook.dtype)), mask), mask
+        return self.described(codebook, seen, mask), mask
+
+    def described(self, codebook: Tensor, seen: Tensor, mask: Tensor) -> Tensor:
+        """Tokens [B, K, D] where the description [B, K, N] of the map is known already."""
+        return self.mix(codebook + self.describe(seen.to(codebook.dtype)), mask)
 
     def mix(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The attention layer over tokens [B, K, D]; rows outside the mask come out as 0."""
