@@ -8,7 +8,8 @@ sums and counts are carried.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,13 +76,11 @@ class WindowMerger:
         self._alias = np.concatenate([self._alias, known + np.arange(used)])
         self._tables = {n: torch.cat([self._tables[n], t]) for n, t in fresh.items()} if known else fresh
         if len(self._tables["counts"]) > 3 * self.width:
-            curves = self._way.solve(self._tables, self.width)
-            self._merge_to(min(self.width, int(curves.used[0])))
+            found = self._way.solve(self._tables, self.width)
+            self._merge(found, min(self.width, int(found.curves.used[0])))
 
-    def _merge_to(self, count: int) -> None:
-        """Merge the tables into `count` clusters of the solution that was just found."""
-        parents = self._way.parents(self._tables, count)
-        self._tables = self._way.merged(self._tables, parents, count)
+    def _merge(self, found: _Mergers, count: int) -> None:
+        self._tables, parents = found.into(count)
         self._alias = parents.cpu().numpy()[self._alias]
 
     def finish(self) -> ReducedVideo:
@@ -93,12 +92,12 @@ class WindowMerger:
             raise UsageError("there was no window to reduce; the video has no frames")
         if not len(self._tables["counts"]):
             raise UsageError("all tokens of all windows are zero, NaN or infinite, so there is nothing to reduce")
-        curves = self._way.solve(self._tables, self.most)
+        found = self._way.solve(self._tables, self.most)
         if isinstance(self.budget, Fixed):
-            count = max(1, min(self.budget.tokens, int(curves.used[0])))
+            count = max(1, min(self.budget.tokens, int(found.curves.used[0])))
         else:
-            count = int(choose(curves, self.budget)[0])
-        self._merge_to(count)
+            count = int(choose(found.curves, self.budget)[0])
+        self._merge(found, count)
         ids = np.concatenate(self._maps).astype(np.int64)
         flat = torch.from_numpy(np.where(ids < 0, -1, self._alias[np.maximum(ids, 0)]))
         device = self._tables["counts"].device
@@ -106,7 +105,7 @@ class WindowMerger:
         rename = torch.zeros(count, dtype=torch.int64)
         valid = ordered >= 0
         rename[flat.flatten()[valid]] = ordered[valid]
-        return self._result(ordered.view(flat.shape), rename.argsort().to(device), curves.distortion, count)
+        return self._result(ordered.view(flat.shape), rename.argsort().to(device), found.curves.distortion, count)
 
     def _result(self, index_map: Tensor, order: Tensor, curve: Tensor, count: int) -> ReducedVideo:
         tables = {name: table[order] for name, table in self._tables.items()}
@@ -140,6 +139,15 @@ Tables = dict[str, Tensor]
 rows, and `length` [C], the sum of the lengths of the rows."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Mergers:
+    """The ways to merge the clusters of some tables."""
+
+    curves: Curves
+    into: Callable[[int], tuple[Tables, Tensor]]
+    """Number of clusters -> (the merged tables, [C] int64 the cluster of each row of the tables before)."""
+
+
 class _Way(ABC):
     """How windows are clustered and clusters merged."""
 
@@ -148,16 +156,8 @@ class _Way(ABC):
         """Cluster the rows [N, D] of a window: (tables of at most `width` clusters, labels [N])."""
 
     @abstractmethod
-    def solve(self, tables: Tables, most: int) -> Curves:
-        """Find the mergers into up to `most` clusters (Ward's: into any number); `parents` reads them."""
-
-    @abstractmethod
-    def parents(self, tables: Tables, count: int) -> Tensor:
-        """[C] int64: the cluster of each row of the tables when there are `count`."""
-
-    @abstractmethod
-    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
-        """The tables of the merged clusters."""
+    def solve(self, tables: Tables, most: int) -> _Mergers:
+        """Find the mergers into up to `most` clusters (Ward's: into any number)."""
 
     @abstractmethod
     def spread(self, tables: Tables) -> Tensor:
@@ -193,23 +193,25 @@ class _Means(_Way):
         length = hot @ finite.norm(dim=-1)
         return {"unit": unit, "raw": hot @ finite, "counts": counts, "length": length, "within": within}, labels
 
-    def solve(self, tables: Tables, most: int) -> Curves:
+    def solve(self, tables: Tables, most: int) -> _Mergers:
         # Clusters of one direction, which every window of a still picture brings, are one cluster.
         directions = nn.functional.normalize(tables["unit"], dim=-1)
         same = (directions @ directions.T >= SAME_COSINE).fill_diagonal_(True)
-        _, self._alias = same.int().argmax(1).unique(return_inverse=True)
-        count = int(self._alias.max()) + 1
-        own = self.merged(tables, self._alias, count)
+        _, alias = same.int().argmax(1).unique(return_inverse=True)
+        count = int(alias.max()) + 1
+        own = self._merged(tables, alias, count)
         labels, total = torch.arange(count, device=directions.device).unsqueeze(0), own["within"].sum().view(1)
         unit = own["unit"].unsqueeze(0)
         directions = nn.functional.normalize(unit, dim=-1)
-        self._nested = nest(Clusters(labels, directions, own["counts"].unsqueeze(0), unit, total, 0))
-        return self._nested
+        nested = nest(Clusters(labels, directions, own["counts"].unsqueeze(0), unit, total, 0))
 
-    def parents(self, tables: Tables, count: int) -> Tensor:
-        return self._nested.parents[0, count - 1][self._alias]
+        def into(count: int) -> tuple[Tables, Tensor]:
+            parents = nested.parents[0, count - 1][alias]
+            return self._merged(tables, parents, count), parents
 
-    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
+        return _Mergers(nested, into)
+
+    def _merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
         apart = tables["unit"].square().sum(-1) / tables["counts"].clamp_min(1)
         made = {name: _added(table, parents, count) for name, table in tables.items()}
         together = made["unit"].square().sum(-1) / made["counts"].clamp_min(1)
@@ -238,24 +240,20 @@ class _Members(_Way):
         counts = found.counts[0, : len(centres)]
         return {"unit": unit, "counts": counts, "length": length, "token": finite[centres]}, labels
 
-    def solve(self, tables: Tables, most: int) -> Curves:
+    def solve(self, tables: Tables, most: int) -> _Mergers:
         inside = self.spread(tables).sum()
         found = farthest_first(tables["token"].unsqueeze(0), most, weights=tables["counts"].float().unsqueeze(0))
-        self._solution = replace(found, distortion=found.distortion + inside)  # and what the windows lost already
-        return self._solution
 
-    def parents(self, tables: Tables, count: int) -> Tensor:
-        taken = self._taken(count)
-        centres = nn.functional.normalize(tables["token"][taken], dim=-1).unsqueeze(0)
-        every = torch.ones(1, count, dtype=torch.bool, device=centres.device)
-        return assign(tables["token"].unsqueeze(0), centres, every)[0][0]
+        def into(count: int) -> tuple[Tables, Tensor]:
+            tokens = tables["token"][found.rows[0, :count]]
+            every = torch.ones(1, count, dtype=torch.bool, device=tokens.device)
+            centres = nn.functional.normalize(tokens, dim=-1)
+            parents = assign(tables["token"].unsqueeze(0), centres.unsqueeze(0), every)[0][0]
+            made = {name: _added(tables[name], parents, count) for name in ("unit", "counts", "length")}
+            return made | {"token": tokens}, parents
 
-    def merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
-        made = {name: _added(tables[name], parents, count) for name in ("unit", "counts", "length")}
-        return made | {"token": tables["token"][self._taken(count)]}
-
-    def _taken(self, count: int) -> Tensor:
-        return self._solution.rows[0, :count]
+        # The windows have lost something before.
+        return _Mergers(replace(found, distortion=found.distortion + inside), into)
 
     def spread(self, tables: Tables) -> Tensor:
         centres = nn.functional.normalize(tables["token"], dim=-1)
