@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips, encode_clips, read_features
+from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips, at_side, encode_clips, read_features
 from genmm.core.devices import multiplies_bfloat16
 from genmm.core.files import read_json, write_json
 from genmm.core.paths import genmm_home
@@ -29,7 +29,6 @@ from genmm.systems.vqtoken.answerer import Answerer, PlacedTokens, token_places
 from genmm.systems.vqtoken.baselines import TokenLearner
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.config import AnswererConfig
-from genmm.systems.vqtoken.encoders import VisionEncoder
 from genmm.systems.vqtoken.geometry import describe_occupancy
 from genmm.systems.vqtoken.methods import CLUSTERINGS
 from genmm.systems.vqtoken.reducer import reduce
@@ -198,8 +197,7 @@ def measure(args: argparse.Namespace) -> AnswerReport:
             48,
         )
     pipeline = genmm.load(args.model, device="cpu", dtype="float32")
-    if args.side != pipeline.config.frames.side:  # else the encoder would scale the pictures to its own size
-        pipeline.use_encoder(VisionEncoder(pipeline.vision, args.side))
+    at_side(pipeline, args.side)
     cache = args.cache or genmm_home() / "video_qa"
     sets = {
         "train": QuestionClips(args.clips, 0, side=args.side),
@@ -208,8 +206,7 @@ def measure(args: argparse.Namespace) -> AnswerReport:
     mark = pipeline.encoder_fingerprint
     files = {}
     for split, clips in sets.items():
-        name = f"{mark}-{split}-{clips.count}-{clips.seed}-{clips.fps:g}-{clips.side}.safetensors"
-        files[split] = encode_clips(clips, pipeline.features, cache / name)
+        files[split] = encode_clips(clips, pipeline.features, cache / clips.file_name(mark, split))
     shape = read_features(files["test"], 0, 1).shape[1:]
     settings = {
         "encoder": mark,

@@ -285,10 +285,10 @@ def render_scene(
     times_s = np.arange(count) / fps
     painter = _Painter(scene, height, width)
     frames = np.stack([painter.frame(time_s) for time_s in times_s])
-    return frames, render_sound(scene.sounds, scene.seconds, sample_rate, scene.seed), _truth(scene, times_s)
+    return frames, render_sound(scene.sounds, scene.seconds, sample_rate, scene.seed), truth_of(scene, times_s)
 
 
-def _truth(scene: Scene, times_s: np.ndarray) -> SceneTruth:
+def truth_of(scene: Scene, times_s: np.ndarray) -> SceneTruth:
     movers = scene.movers
     shown = np.stack([m.shown(times_s) for m in movers], 1) if movers else np.zeros((len(times_s), 0), bool)
     centres = np.stack([m.centre(times_s) for m in movers], 1) if movers else np.zeros((len(times_s), 0, 2))

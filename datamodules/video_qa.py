@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.base import GenerativeData
-from datamodules.rendered_video import COLOURS, Background, Mover, Scene, SceneTruth, Shot, Sound, render_scene
+from datamodules.rendered_video import COLOURS, Background, Mover, Scene, SceneTruth, Shot, render_scene, truth_of
 from datamodules.sampler import Pick
 from genmm.core.errors import ConfigError
 from genmm.core.files import atomic_path
 from genmm.core.paths import genmm_home
 from genmm.core.seeds import derive_seed
 from genmm.systems.vqtoken.methods import CLUSTERINGS
+
+if TYPE_CHECKING:
+    from genmm.systems.vqtoken.pipeline import VqTokenPipeline
 
 __all__ = [
     "ANSWERS",
@@ -61,7 +64,6 @@ STARTS = (0.0, 2 / 3, 4 / 3, 2.0)
 """When a shape may appear, in seconds."""
 ENCODED = 8
 """Clips that go through the encoder together."""
-SOUNDS = ("clap", "bell", "beep", "noise")
 
 
 @dataclass(frozen=True)
@@ -151,17 +153,6 @@ def _questions(truth: SceneTruth, rng: np.random.Generator) -> list[Question]:
     ]
 
 
-def with_sounds(scene: Scene) -> Scene:
-    """The same scene with a short sound whenever a shape appears."""
-    import dataclasses
-
-    sounds = tuple(
-        Sound(kind=SOUNDS[i % len(SOUNDS)], start_s=m.start_s, end_s=min(SECONDS, m.start_s + 0.4))
-        for i, m in enumerate(scene.movers)
-    )
-    return dataclasses.replace(scene, sounds=sounds)
-
-
 def render_clip(number: int, *, seed: int = 0, fps: float = FPS, side: int = SIDE) -> tuple[np.ndarray, list[Question]]:
     """Frames [T, side, side, 3] uint8 of clip `number` and its questions."""
     scene, ask = make_clip(number, seed=seed)
@@ -182,10 +173,14 @@ class QuestionClips:
     fps: float = FPS
     side: int = SIDE
 
+    def file_name(self, encoder: str, split: str) -> str:
+        """Name of the file of their features by the encoder of this fingerprint."""
+        return f"{encoder}-{split}-{self.count}-{self.seed}-{self.fps:g}-{self.side}.safetensors"
+
     def questions(self, number: int, turns: int = 1) -> list[Question]:
         """Questions of clip `number` of the set, one of each kind for each turn, without pictures."""
         scene, ask = make_clip(self.first + number, seed=self.seed)
-        truth = _truth_of(scene, self.fps)
+        truth = truth_of(scene, np.arange(max(1, round(scene.seconds * self.fps))) / self.fps)
         return [question for turn in range(turns) for question in ask(truth, turn)]
 
     def targets(self, turns: int = 1) -> tuple[Tensor, Tensor]:
@@ -199,12 +194,6 @@ class QuestionClips:
         longest = max(len(row) for clip in rows for row in clip)
         words = torch.tensor([[row + [0] * (longest - len(row)) for row in clip] for clip in rows])
         return words, torch.tensor(answers)
-
-
-def _truth_of(scene: Scene, fps: float) -> SceneTruth:
-    from datamodules.rendered_video import _truth
-
-    return _truth(scene, np.arange(max(1, round(scene.seconds * fps))) / fps)
 
 
 def encode_clips(
@@ -230,6 +219,14 @@ def encode_clips(
     with atomic_path(path) as temporary:
         save_file({"features": features}, temporary)
     return path
+
+
+def at_side(pipeline: VqTokenPipeline, side: int) -> None:
+    """Let the pipeline's encoder see frames of this side in pixels as they are, instead of scaled to its own."""
+    from genmm.systems.vqtoken.encoders import VisionEncoder
+
+    if side != pipeline.config.frames.side:
+        pipeline.use_encoder(VisionEncoder(pipeline.vision, side))
 
 
 def read_features(path: Path, start: int, end: int) -> Tensor:
@@ -315,13 +312,13 @@ class VideoQuestions(GenerativeData):
         if self._encode is None:
             self._open()
         clips = self.sets[split]
-        name = f"{self._name}-{split}-{clips.count}-{clips.seed}-{clips.fps:g}-{clips.side}.safetensors"
-        return encode_clips(clips, self._encode, self.home / name)
+        return encode_clips(clips, self._encode, self.home / clips.file_name(self._name, split))
 
     def _open(self) -> None:
         from genmm.registry import load
 
         pipeline = load(self.encoder, device="cpu", dtype="float32")
+        at_side(pipeline, self.sets["train"].side)
         self._encode, self._name = pipeline.features, pipeline.encoder_fingerprint
 
     def collate(self, items: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
+from genmm.core.errors import UsageError
 
 DESCRIPTION = """\
 Answer a question about a video from its few tokens. The embedded model knows simple
@@ -16,12 +18,13 @@ EPILOG = """\
 examples:
   genmm ask shapes.mp4 "which way does the red circle move"
   genmm ask shapes.mp4 "how many squares are there" --json
+  genmm ask shapes.gmvq "how many squares are there"      from tokens that were packed before
   genmm ask holiday.mp4 "What happens in this video?" --model vqtoken-llava-ov-0.5b"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("ask", help="ask about a video", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("video", help="video file")
+    parser.add_argument("video", help="video file, or its tokens as .gmvq (genmm tokenize)")
     parser.add_argument("question", help="what you want to know")
     parser.add_argument(
         "--tokens", default=None, metavar="N", help="tokens of the video, or adaptive; default: model's"
@@ -42,24 +45,35 @@ def run(args: argparse.Namespace) -> int:
     answerer = pipeline.answerer
     if answerer is not None:
         answerer.encode([args.question])  # before the video is read
-    tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
-    made = pipeline.tokenize(video, tokens=tokens)
-    answer = pipeline.answer(made, args.question)
+    if video.suffix.lower() == ".gmvq":
+        seen = _unpacked(pipeline, video, args)
+    else:
+        tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
+        seen = pipeline.tokenize(video, tokens=tokens).reduced
+    answer = pipeline.answer(seen, args.question)
+    tokens, cells = int(seen.num_tokens[0]), int((seen.index_map >= 0).sum())
     if args.json:
         others = [{"answer": text, "probability": round(p, 4)} for text, p in answer.others]
         known = {"answer": answer.text, "probability": round(answer.confidence, 4), "others": others}
-        print(json.dumps({**known, "tokens": made.tokens, "cells": made.cells}))
+        print(json.dumps({**known, "tokens": tokens, "cells": cells}))
     else:
         print(answer.text)
-        print(
-            f"genmm: {100 * answer.confidence:.0f} % sure, from {made.tokens} of {made.cells} tokens", file=sys.stderr
-        )
+        print(f"genmm: {100 * answer.confidence:.0f} % sure, from {tokens} of {cells} tokens", file=sys.stderr)
     return 0
+
+
+def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, ANN202 - no imports of torch here
+    """The reduced video of a .gmvq file. Raises: UsageError with --tokens, DataError when the file is damaged."""
+    if args.tokens is not None:
+        raise UsageError(f"{path.name} has its tokens already; leave --tokens out, or ask about the video itself")
+    return pipeline.unpack(path.read_bytes())
 
 
 def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
     """Print the words of a language model as they come."""
     said = []
+    if video.suffix.lower() == ".gmvq":
+        video = _unpacked(pipeline, video, args)
     for piece in pipeline.answer_stream(video, args.question, tokens=args.tokens, max_new_tokens=args.max_words):
         said.append(piece)
         if not args.json:

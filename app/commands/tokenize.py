@@ -35,7 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--overlay", metavar="FILE", help="also draw the map over the video (.mp4) or a frame (.png)")
     group.add_argument("--json", action="store_true", help="print the figures as JSON")
     group = parser.add_argument_group("settings")
-    group.add_argument("--tokens", default="32", metavar="N", help="1 to 1024, or adaptive; default: 32")
+    group.add_argument(
+        "--tokens", default="32", metavar="N", help="1 to 1024, adaptive, explained, knee or silhouette; default: 32"
+    )
     group.add_argument("--method", default="vqtoken", choices=METHODS, help="reducer; default: vqtoken")
     group.add_argument(
         "--fps", type=float, metavar="X", help="frames a second that are looked at; default: the model's"

@@ -246,7 +246,7 @@ class VideoTab:
 
     def _frame(self, seen: Seen | None, at_s: float) -> Any:
         with reported(self.key):
-            return frame_at(self._needs(seen), float(at_s or 0.0))
+            return frame_at(self._needs(seen), float(at_s or 0.0), self.server.settings.limits)
 
     # ------------------------------------------------------------ results of other tabs
 

@@ -143,9 +143,9 @@ def _write(
     stem = safe_stem(title, max_chars=40)
     file, recipe = made.save(folder / f"{stem}.safetensors")
     code, _ = made.save(folder / f"{stem}.gmvq")
-    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4")
+    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4", limits=pipeline.limits)
     token.check()
-    picture = made.save_overlay(form.video, folder / f"{stem}_map.png")
+    picture = made.save_overlay(form.video, folder / f"{stem}_map.png", limits=pipeline.limits)
     yield Progress(0, None, "", "Indexing moments")
     index = VideoIndex.open(folder / "index", pipeline.encoder_fingerprint, create=True)
     index.add(pipeline, form.video, moment_s=_moment_s(made), cancel=token)
@@ -165,11 +165,12 @@ def _thumbnail(picture: Path, target: Path) -> Path:
         return write_image(target, np.asarray(small))
 
 
-def frame_at(seen: Seen, at_s: float) -> np.ndarray:
+def frame_at(seen: Seen, at_s: float, limits: Limits) -> np.ndarray:
     """The frame with its map at a time, [H, W, 3] uint8. Raises: UsageError when the upload is gone."""
     if not Path(seen.form.video).is_file():
         raise UsageError("the upload is gone; uploads are kept for some hours only, so give it again")
-    return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), float(seen.made.times_s[-1])))
+    last_s = float(seen.made.times_s[-1])
+    return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), last_s), limits=limits)
 
 
 def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) -> list[tuple[float, float, float]]:

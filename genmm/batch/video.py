@@ -57,7 +57,7 @@ examples:
 """
 
     model: str = option("model, see `genmm models`", "vqtoken", metavar="NAME|FOLDER")
-    tokens: str = option("tokens of a video, 1 to 1024, or adaptive", "32", metavar="N")
+    tokens: str = option("tokens of a video, 1 to 1024, adaptive, explained or knee", "32", metavar="N")
     method: str = option("reducer", "vqtoken", choices=METHODS)
     fps: float | None = option("frames a second that are looked at. Default: the model's", metavar="X")
     format: str = option("format of the files", "safetensors", choices=("safetensors", "gmvq"))

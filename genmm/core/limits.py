@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from genmm.core.errors import LimitError, UsageError
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "clean_text"]
+__all__ = ["DEFAULT_LIMITS", "LONG_FOOTAGE", "Limits", "clean_text"]
 
 _LINE_BREAKS = {"\r": "\n", "\x0b": "\n", "\x0c": "\n", "\x85": "\n", "\u2028": "\n", "\u2029": "\n"}
 
@@ -47,6 +47,9 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+LONG_FOOTAGE = Limits(file_bytes=64 * 2**30, video_s=12 * 3600.0, audio_s=12 * 3600.0, decode_s=12 * 3600.0)
+"""For videos that are read piece by piece at flat memory and belong to the person who runs the command: hours of
+footage. A server sets limits of its own."""
 
 
 def clean_text(text: str, limits: Limits = DEFAULT_LIMITS) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "LanguageModel",
     "code_bits",
     "gain_density",
+    "id_bits",
     "prefill_flops",
     "tok_dense",
     "token_shares",
@@ -57,7 +58,12 @@ def wilson_interval(right: float, asked: int, z: float = 1.96) -> tuple[float, f
 
 def code_bits(clusters: int, width: int, cells: int) -> int:
     """Bits of a code: clusters x width numbers of 16 bits, and one id of ceil(log2 clusters) bits a cell."""
-    return 16 * clusters * width + cells * max(1, math.ceil(math.log2(max(2, clusters))))
+    return 16 * clusters * width + cells * id_bits(clusters)
+
+
+def id_bits(clusters: int) -> int:
+    """Bits of one entry of the index map."""
+    return max(1, math.ceil(math.log2(max(2, clusters))))
 
 
 @dataclass(frozen=True, kw_only=True)

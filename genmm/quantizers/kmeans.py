@@ -2,11 +2,12 @@
 
 Letters: B clips, N rows of a clip (padding included), D width, K clusters, S sampled rows, L candidates of a seed.
 Rows are compared by direction (cosine). Sums and scores are float32 whatever the rows are stored in. Nothing of size
-N x K x D is ever made, and no iteration waits for the host unless `check_every` says so.
+N x K x D is ever made, and on a GPU most iterations do not wait for the host (`check_every`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,9 +38,9 @@ class KMeansConfig:
     """Most iterations over all rows, at least 1."""
     tolerance: float = 1e-3
     """A clip is done when an iteration lowers its summed cosine distance by less than this share."""
-    check_every: int = 1
-    """Iterations between two looks at whether all clips are done; each look waits for the device. On a CPU it is free,
-    on a GPU 4 or more is better; the result is the same."""
+    check_every: int | None = None
+    """Iterations between two looks at whether all clips are done; each look waits for the device. None: 1 on a CPU,
+    where it is free, 4 elsewhere; the result is the same."""
     seeding: Literal["plus_plus", "farthest", "grid"] = "plus_plus"
     """plus_plus draws rows by squared distance and keeps the best of `candidates`; farthest and grid draw nothing."""
     candidates: int = 3
@@ -57,8 +58,9 @@ class KMeansConfig:
     def __post_init__(self) -> None:
         least = {"max_iterations": 1, "check_every": 1, "candidates": 1, "seed_rows": 1, "sample_rows": 1}
         for name, low in {**least, "sample_iterations": 0}.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"kmeans.{name} must be at least {low}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"kmeans.{name} must be at least {low}, got {value}")
         if self.tolerance < 0:
             raise ConfigError(f"kmeans.tolerance must be at least 0, got {self.tolerance}; 0 goes on to the end")
         if self.seeding not in ("plus_plus", "farthest", "grid"):
@@ -180,17 +182,20 @@ def spherical_kmeans(
             seeds = [0] * len(tokens) if seeds is None else seeds
             centroids = _first_centroids(rows, allowed, seeds, config)
         iterations = _flash if config.engine == "flash" else _lloyd
-        return _finish(rows, iterations(rows, centroids, allowed, config, config.max_iterations))
+        return _finish(
+            rows, _filled(rows, iterations(rows, centroids, allowed, config, config.max_iterations), allowed)
+        )
 
 
 def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: KMeansConfig) -> Tensor:
-    """Seeds, moved by iterations over a sample of the rows."""
-    width = allowed.shape[1]
-    few = rows.at(*draw_rows(rows.valid, max(config.seed_rows, 16 * width)))
-    centroids = seed_centroids(few.unit(), few.valid, width, seeds, config.seeding, config.candidates)
+    """Seeds, moved by iterations over a sample of the rows; sizes follow from each clip alone."""
+    own = allowed.sum(1)
+    few = rows.at(*draw_rows(rows.valid, (16 * own).clamp_min(config.seed_rows)))
+    centroids = seed_centroids(few.unit(), few.valid, allowed, seeds, config.seeding, config.candidates)
     if config.sample_iterations and rows.tokens.shape[1] > config.sample_rows:
-        sample = rows.at(*draw_rows(rows.valid, max(config.sample_rows, 32 * width)))
-        centroids = _lloyd(sample, centroids, allowed, config, config.sample_iterations).centroids
+        small = rows.valid.sum(1) <= config.sample_rows
+        sample = rows.at(*draw_rows(rows.valid, (32 * own).clamp_min(config.sample_rows)))
+        centroids = _lloyd(sample, centroids, allowed, config, config.sample_iterations, done=small).centroids
     return centroids
 
 
@@ -235,13 +240,26 @@ class _State:
         self.done, self.rounds = old | done, self.rounds + 1
 
 
-def _lloyd(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int) -> _State:
-    """At most that many rounds of assignment and mean; labels, sums and counts of the result belong together."""
+def _lloyd(
+    rows: Rows,
+    centroids: Tensor,
+    allowed: Tensor,
+    config: KMeansConfig,
+    iterations: int,
+    *,
+    done: Tensor | None = None,
+) -> _State:
+    """At most that many rounds of assignment and mean; labels, sums and counts of the result belong together.
+
+    The centroids of clips that are `done` [B] from the start stay.
+    """
     clips, width = allowed.shape
     blank = torch.zeros(clips, rows.tokens.shape[1], dtype=torch.int64, device=allowed.device)
     far = torch.full((clips,), FAR, device=allowed.device)
     none = torch.zeros(clips, dtype=torch.bool, device=allowed.device)
-    state = _State(centroids, blank, torch.zeros_like(centroids), blank[:, :width].clone(), far, none)
+    counts = torch.zeros(clips, width, dtype=torch.int64, device=allowed.device)
+    state = _State(centroids, blank, torch.zeros_like(centroids), counts, far, none if done is None else done)
+    every = config.check_every or (1 if allowed.device.type == "cpu" else 4)
     for _ in range(iterations):
         labels, product = assign(rows.tokens, state.centroids, _distinct(state.centroids, allowed))
         cosine = product * rows.scale
@@ -250,9 +268,47 @@ def _lloyd(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig,
         gap = (rows.valid.float() - cosine).sum(1)
         still = state.gap - gap <= config.tolerance * gap if config.tolerance else none
         state.take(labels, sums, counts, moved, gap, still & ~restarted)
-        if state.rounds % config.check_every == 0 and bool(state.done.all()):
+        if state.rounds % every == 0 and bool(state.done.all()):
             break
     return state
+
+
+def _filled(rows: Rows, state: _State, allowed: Tensor) -> _State:
+    """The same with no cluster empty while a clip has a row that is not its centroid: the budget is met exactly.
+
+    Iterations restart one cluster a round and may end before all are back. Each of those left takes the row that is
+    farthest from its centroid, and the rows that are nearer to it.
+    """
+    if not bool((allowed & (state.counts == 0)).any()):
+        return state
+    clips, width = allowed.shape
+    centroids = torch.where((state.counts > 0).unsqueeze(-1), F.normalize(state.sums, dim=-1), 0.0)
+    labels = state.labels
+    cosine = torch.einsum("bnd,bnd->bn", rows.tokens, _taken(centroids, labels)) * rows.scale
+    batch, counts = torch.arange(clips, device=allowed.device), state.counts
+    for _ in range(width):
+        empty = allowed & (counts == 0)
+        reach, far = torch.where(rows.valid, cosine, 2.0).min(1)
+        active = empty.any(1) & (reach < SAME_COSINE)
+        if not bool(active.any()):
+            break
+        slot = empty.to(torch.uint8).argmax(1)
+        fresh = rows.at(far.unsqueeze(1), torch.ones_like(far).unsqueeze(1)).unit()[:, 0]
+        product = torch.einsum("bnd,bd->bn", rows.tokens, fresh) * rows.scale
+        nearer = (product > cosine) & active.unsqueeze(1) & rows.valid
+        nearer[batch, far] |= active  # whatever rounding says of its own product
+        labels = torch.where(nearer, slot.unsqueeze(1), labels)
+        cosine = torch.where(nearer, product, cosine)
+        centroids[batch, slot] = torch.where(active.unsqueeze(1), fresh, centroids[batch, slot])
+        cosine[batch, far] = torch.where(active, 1.0, cosine[batch, far])
+        counts = cluster_sums(rows, labels, width)[1]
+    sums, counts = cluster_sums(rows, labels, width)
+    return dataclasses.replace(state, labels=labels, sums=sums, counts=counts, centroids=centroids)
+
+
+def _taken(centroids: Tensor, labels: Tensor) -> Tensor:
+    """The centroid of each row [B, N, D]."""
+    return centroids.gather(1, labels.unsqueeze(-1).expand(-1, -1, centroids.shape[-1]))
 
 
 def _flash(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int) -> _State:

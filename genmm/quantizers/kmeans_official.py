@@ -54,11 +54,12 @@ class OfficialFit:
 
 def official_seeds(unit: Tensor, clusters: int, generator: torch.Generator | None = None) -> Tensor:
     """Row numbers [K] by k-means++ as the repository draws them: weight = squared distance + 1e-6."""
-    chosen = [torch.randint(len(unit), (1,), generator=generator)]
+    chosen = torch.randint(len(unit), (1,), generator=generator)  # all draws on the CPU, wherever the rows are
     for _ in range(1, clusters):
-        nearest = torch.cdist(unit, unit[torch.cat(chosen)]).min(1).values
-        chosen.append(torch.multinomial(nearest.square() + 1e-6, 1, generator=generator))
-    return torch.cat(chosen)
+        nearest = torch.cdist(unit, unit[chosen.to(unit.device)]).min(1).values
+        weights = (nearest.square() + 1e-6).cpu()
+        chosen = torch.cat([chosen, torch.multinomial(weights, 1, generator=generator)])
+    return chosen
 
 
 def official_kmeans(

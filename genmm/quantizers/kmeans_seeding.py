@@ -19,8 +19,8 @@ GOLDEN = 0.6180339887498949
 """Steps of this share of the clip cover it evenly and meet no period of the grid."""
 
 
-def draw_rows(valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Valid rows spread over each clip: (index [B, S] int64, present [B, S] bool), S at most `count`.
+def draw_rows(valid: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Valid rows spread over each clip: (index [B, S] int64, present [B, S] bool), at most counts [B] of a clip.
 
     Which rows are taken depends on the clip's own valid rows alone, so padding and batch mates change nothing.
     """
@@ -28,23 +28,26 @@ def draw_rows(valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
     device = valid.device
     order = torch.argsort((~valid).to(torch.uint8), dim=1, stable=True)  # valid rows first, in order
     numbers = valid.sum(1, keepdim=True)
-    size = min(count, rows)
+    counts = counts.unsqueeze(1)
+    size = min(int(counts.max()), rows)
     in_turn = torch.arange(size, device=device).expand(clips, -1)
-    if rows <= count:
-        return order, in_turn < numbers
     steps = torch.arange(size, device=device, dtype=torch.float64)
     spread = torch.floor(torch.frac((steps + 0.5) * GOLDEN) * numbers.double()).long()
-    few = numbers <= count
+    few = numbers <= counts
     places = torch.where(few, torch.minimum(in_turn, (numbers - 1).clamp_min(0)), spread)
-    return order.gather(1, places), (~few | (in_turn < numbers)) & (numbers > 0)
+    return order.gather(1, places), in_turn < torch.where(few, numbers, counts)
 
 
 def seed_centroids(
-    rows: Tensor, present: Tensor, clusters: int, seeds: Sequence[int], seeding: str, candidates: int
+    rows: Tensor, present: Tensor, allowed: Tensor, seeds: Sequence[int], seeding: str, candidates: int
 ) -> Tensor:
-    """Starting directions [B, K, D] taken from the rows; the draws of a clip follow from its own seed alone."""
+    """Starting directions [B, K, D] taken from the rows; the draws of a clip follow from its own seed alone.
+
+    Shapes: rows [B, S, D] unit vectors, present [B, S] bool, allowed [B, K] bool (the first so many of each clip).
+    """
+    clusters = allowed.shape[1]
     if seeding == "grid":
-        return _grid(rows, present, clusters)
+        return _grid(rows, present, allowed)
     tries = candidates if seeding == "plus_plus" else 1
     draws = torch.stack([torch.rand(clusters, tries, generator=g) for g in generators(seeds)]).to(rows.device)
     gaps = _gap(rows)  # all distances once: the steps below only look them up
@@ -94,10 +97,10 @@ def _take(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
-def _grid(rows: Tensor, present: Tensor, clusters: int) -> Tensor:
+def _grid(rows: Tensor, present: Tensor, allowed: Tensor) -> Tensor:
     """Rows at equal distances in the order of the clip."""
     numbers = present.sum(1, keepdim=True)
-    steps = (torch.arange(clusters, device=rows.device) + 0.5) / clusters
+    steps = (torch.arange(allowed.shape[1], device=rows.device) + 0.5) / allowed.sum(1, keepdim=True)
     places = (steps * numbers).long().clamp_min(0)
     order = torch.argsort((~present).to(torch.uint8), dim=1, stable=True)
     return _take(rows, order.gather(1, torch.minimum(places, (numbers - 1).clamp_min(0))))

@@ -63,7 +63,10 @@ def test_tokenize_writes_tokens_recipe_and_overlay(model, films, tmp_path, capsy
     ("more", "text"),
     [
         (["--tokens", "0"], "at least 1 token"),
-        (["--tokens", "many"], "1 to 1024 or adaptive"),
+        (["--tokens", "many"], "1 to 1024, adaptive"),
+        (["--tokens", "²"], "1 to 1024, adaptive"),
+        (["--tokens", "9" * 5000], "1 to 1024, adaptive"),
+        (["--fps", "0"], "fps must be above 0"),
         (["-o", "out.txt"], "change the suffix"),
         (["--overlay", "map.gif"], "an overlay is a video"),
         (["--start", "9"], "no picture between"),
@@ -74,6 +77,32 @@ def test_tokenize_says_what_is_wrong(model, films, tmp_path, capsys, monkeypatch
     assert main(["tokenize", str(films[0]), *more, *options(model)]) == 2
     assert text in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rules_are_budgets_by_name(model, films, tmp_path, capsys):
+    counts = {}
+    for rule in ("adaptive", "silhouette", "explained", "knee"):
+        given = ["tokenize", str(films[0]), "--tokens", rule, "-o", str(tmp_path / f"{rule}.gmvq"), "--json"]
+        assert main([*given, *options(model)]) == 0
+        counts[rule] = json.loads(capsys.readouterr().out)["tokens"]
+    assert counts["adaptive"] == counts["silhouette"] and all(4 <= count <= 64 for count in counts.values())
+
+
+def test_a_packed_code_is_asked_like_its_video(model, films, tmp_path, capsys):
+    code = tmp_path / "film.gmvq"
+    assert main(["tokenize", str(films[0]), "--tokens", "4", "-o", str(code), *options(model)]) == 0
+    capsys.readouterr()
+    answers = []
+    for source in (films[0], code):
+        assert main(["ask", str(source), "how many squares are there", "--json", *options(model)]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0]["answer"] == answers[1]["answer"] and answers[0]["cells"] == answers[1]["cells"]
+    assert answers[0]["probability"] == pytest.approx(answers[1]["probability"], abs=5e-3)  # codes are float16
+    assert main(["ask", str(code), "how many squares are there", "--tokens", "8", *options(model)]) == 2
+    assert "has its tokens already" in capsys.readouterr().err
+    code.write_bytes(code.read_bytes()[:-3])
+    assert main(["ask", str(code), "how many squares are there", *options(model)]) == 2
+    assert "cut off or damaged" in capsys.readouterr().err
 
 
 def test_an_index_from_empty_to_search(model, films, tmp_path, capsys):

@@ -112,6 +112,35 @@ def test_fewer_distinct_directions_than_clusters_give_fewer_clusters():
     assert (found.centroids[0, 4:] == 0).all()
 
 
+def test_the_number_asked_for_is_met_where_a_few_directions_hold_most_rows():
+    generator = torch.Generator().manual_seed(3)
+    directions = torch.randn(101, 16, generator=generator)
+    which = torch.multinomial(torch.where(torch.arange(101) < 3, 1000.0, 1.0), 20_000, True, generator=generator)
+    which[:101] = torch.arange(101)
+    found = spherical_kmeans(directions[which].unsqueeze(0), [64])
+    assert int(found.used[0]) == 64 and int(found.counts.sum()) == 20_000
+    every = spherical_kmeans(directions[which].unsqueeze(0), 110)
+    assert int(every.used[0]) == 101 and float(every.distortion[0]) < 0.01
+
+
+@pytest.mark.parametrize("seeding", ["plus_plus", "farthest", "grid"])
+def test_a_clip_does_not_depend_on_the_budget_or_length_of_others(seeding):
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randn(2, 4000, 8, generator=generator)
+    mask = torch.arange(4000) < torch.tensor([[2000], [4000]])
+    config = KMeansConfig(seeding=seeding)
+    together = spherical_kmeans(tokens, [8, 100], mask=mask, config=config)
+    alone = spherical_kmeans(tokens[:1, :2000], 8, config=config)
+    assert torch.equal(together.labels[0, :2000], alone.labels[0])
+    torch.testing.assert_close(together.distortion[0], alone.distortion[0])
+
+
+def test_looking_at_the_end_less_often_changes_nothing():
+    tokens = torch.randn(2, 500, 8, generator=torch.Generator().manual_seed(5))
+    often, seldom = (spherical_kmeans(tokens, 9, config=KMeansConfig(check_every=n)) for n in (1, 4))
+    assert torch.equal(often.labels, seldom.labels)
+
+
 def test_an_empty_cluster_starts_again_at_the_farthest_row():
     rows, which = groups(4, 80)
     start = torch.cat([rows[:1], rows[:1] * 1.001, rows[:1] * 0.999, rows[1:2]])

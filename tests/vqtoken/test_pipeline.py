@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from safetensors.torch import load_file
 
 import genmm
 from datamodules.video_qa import QuestionClips, make_clip, render_clip
-from genmm.core.errors import Cancelled, MediaError, UsageError
+from genmm.core.errors import Cancelled, LimitError, MediaError, UsageError
 from genmm.core.events import CancelToken, Finished, Progress
+from genmm.core.limits import Limits
 from genmm.core.results import read_recipe
 from genmm.media.video import read_video, write_video
 from genmm.systems.vqtoken.encoders import FunctionEncoder, frame_size
@@ -164,6 +166,85 @@ def test_the_overlay_is_a_video_of_the_same_length(pipeline, clip, tmp_path):
     assert np.abs(shown.frames[0].astype(int) - plain.frames[0]).mean() > 10
     picture = made.save_overlay(clip, tmp_path / "map.png")
     assert picture.is_file()
+
+
+def slides(path: Path) -> Path:
+    """A black, a red and a white picture of four seconds each, at one frame a second."""
+    frames = np.zeros((12, 48, 48, 3), np.uint8)
+    frames[4:8, ..., 0], frames[8:] = 255, 255
+    return write_video(path, frames, 1, preset="ultrafast")
+
+
+def test_the_overlay_shows_the_part_that_was_tokenized(pipeline, tmp_path):
+    source = slides(tmp_path / "slides.mp4")
+    made = pipeline.tokenize(source, tokens=3, start_s=5.0, end_s=7.0)
+    shown = read_video(made.save_overlay(source, tmp_path / "map.mp4", strength=0.0), sound=False)
+    assert shown.seconds == pytest.approx(2.0, abs=0.15)
+    inner = shown.frames[:, 10:38, 10:38].mean((1, 2))
+    assert (inner[:, 0] > 200).all() and (inner[:, 1] < 130).all()  # red; what is not red are the lines between tokens
+
+
+def test_a_picture_is_the_frame_that_is_shown_then(pipeline, tmp_path):
+    source = slides(tmp_path / "slides.mp4")
+    made = pipeline.tokenize(source, tokens=3)
+    for at_s, colour in ((3.75, (0, 0, 0)), (4.25, (255, 0, 0)), (11.75, (255, 255, 255))):
+        picture = made.picture(source, at_s=at_s, strength=0.0)
+        assert np.abs(np.median(picture.reshape(-1, 3), 0) - colour).max() < 40
+    write_video(tmp_path / "one.mp4", np.full((1, 48, 48, 3), 90, np.uint8), 0.25, preset="ultrafast")
+    still = pipeline.tokenize(tmp_path / "one.mp4", tokens=3)
+    assert still.save_overlay(tmp_path / "one.mp4", tmp_path / "one.png").is_file()
+
+
+def test_overlays_keep_to_limits_that_are_given(pipeline, clip, tmp_path):
+    made = pipeline.tokenize(clip, tokens=3)
+    with pytest.raises(LimitError):
+        made.save_overlay(clip, tmp_path / "map.mp4", limits=Limits(file_bytes=100))
+    assert not (tmp_path / "map.mp4").exists()
+    assert pipeline.limits.video_s >= 12 * 3600 and pipeline.limits.file_bytes > 20 * 2**30
+
+
+@pytest.mark.parametrize("method", ["kmeans", "k_center", "pool"])
+def test_unusable_cells_are_no_part_of_what_is_lost(tiny_config, clip, method):
+    def features(frames: np.ndarray) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(7)
+        made = torch.randn(4, 1, 16, generator=generator) + 0.5 * torch.randn(
+            len(frames), 4, 4, 16, generator=generator
+        )
+        made[0, 0], made[1, 0] = float("nan"), 0.0
+        return made
+
+    eyes = VqTokenPipeline.fresh(tiny_config).use_encoder(FunctionEncoder(features, 16, "holes"))
+    made = eyes.tokenize(clip, tokens=4, method=method)
+    usable = features(np.zeros((6, 1, 1, 3)))
+    unit = torch.nn.functional.normalize(usable[~usable.isnan().any(-1) & (usable.norm(dim=-1) > 0)], dim=-1)
+    assert made.variance == pytest.approx(float((unit - unit.mean(0)).square().sum()), rel=1e-4)
+    assert 0.05 < made.lost < (1 if method != "pool" else 1.01)
+
+
+def test_a_code_comes_back_with_the_tokens_of_the_block(pipeline, clip):
+    made = pipeline.tokenize(clip, tokens=5)
+    back = pipeline.unpack(made.reduced.to_bytes())
+    torch.testing.assert_close(back.tokens, made.reduced.tokens, atol=2e-2, rtol=2e-2)
+    assert not torch.allclose(back.tokens, back.codebook, atol=1e-2)
+    other = VqTokenPipeline.reduce(_Bare(), torch.randn(2, 3, 3, 7), 4)
+    with pytest.raises(UsageError, match="width 7"):
+        pipeline.unpack(other.to_bytes())
+    with pytest.raises(UsageError, match="of width 16 from the model.s own encoder, these have 7"):
+        pipeline.answers(other, ["how many squares are there"])
+
+
+def test_every_row_of_a_long_map_counts_for_the_positions():
+    ids = torch.randn(2, 8, generator=torch.Generator().manual_seed(8))
+    merger = WindowMerger(2)
+    for start in range(0, 700, 100):
+        features = ids[0].expand(100, 1, 1, 8).clone()
+        if start == 600:
+            features[51] = ids[1]  # frame 651, which a map of every second frame leaves out
+        merger.add(features)
+    reduced = merger.finish()
+    rare = int(reduced.counts[0].argmin())
+    assert reduced.counts[0].tolist()[rare] == 1
+    assert reduced.positions[0, rare].tolist() == pytest.approx([651.5 / 700, 0.5, 0.5], abs=1e-4)
 
 
 def test_overlay_colours_and_smoothing():

@@ -7,12 +7,20 @@ import torch
 from torch.nn import functional as F
 
 from genmm.core.errors import DataError, ShapeError, UsageError
+from genmm.metrics.video_tokens import id_bits
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.baselines import BASELINES, TokenLearner, pool_grid, tome_merge
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
-from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, geometry_of, shares
+from genmm.systems.vqtoken.geometry import (
+    cells_along,
+    describe_occupancy,
+    description_width,
+    geometry_of,
+    one_hot,
+    shares,
+)
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
-from genmm.systems.vqtoken.reduced import ReducedVideo, id_bits, splice
+from genmm.systems.vqtoken.reduced import ReducedVideo, splice
 from genmm.systems.vqtoken.reducer import reduce, reduce_clips
 
 
@@ -45,6 +53,54 @@ def test_the_budget_is_exact_and_the_map_names_every_cell(method):
     assert reduced.index_map.min() == 0 and reduced.index_map.max() == 11
     assert reduced.counts.sum(1).tolist() == [120, 120]
     assert reduced.decode().shape == grid().shape
+
+
+def learner_with_twins() -> TokenLearner:
+    """Two of its maps are the same, so that no cell looks at the second of them most."""
+    torch.manual_seed(2)
+    learner = TokenLearner(16, 12)
+    with torch.no_grad():
+        for layer in (learner.score[-1], learner.place):
+            layer.weight[3], layer.bias[3] = layer.weight[1], layer.bias[1]
+    return learner
+
+
+@pytest.mark.parametrize("method", ["pool", learner_with_twins()], ids=["pool", "learner"])
+def test_clusters_without_a_cell_go_behind_and_codes_stay_whole(method):
+    tokens = grid(1)
+    tokens[:, :3, :2, :2] = float("nan")  # the first block of pooling
+    reduced = reduce(tokens, 12, method=method)
+    used = int(reduced.mask[0].sum())
+    assert used < 12 and reduced.mask[0, :used].all() and int(reduced.index_map.max()) == used - 1
+    assert reduced.num_tokens.tolist() == [used if method == "pool" else 12]
+    back = ReducedVideo.from_bytes(reduced.to_bytes())
+    assert torch.equal(back.index_map, reduced.index_map)
+    torch.testing.assert_close(back.decode(), reduced.decode(), atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(reduced.clip(0).decode(), reduced.decode())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unusable_frame_takes_no_other_with_it(method):
+    tokens = grid(1)
+    tokens[:, 0] = float("nan")
+    reduced = reduce(tokens, 12, method=method)
+    assert (reduced.index_map[0] >= 0).flatten(1).sum(1).tolist() == [0, 24, 24, 24, 24]
+
+
+def test_the_code_of_a_clip_without_tokens_decodes_to_nothing():
+    reduced = reduce(torch.full((1, 2, 3, 3, 4), float("nan")), 5)
+    back = ReducedVideo.from_bytes(reduced.to_bytes())
+    assert back.decode().shape == (1, 2, 3, 3, 4) and not back.decode().any()
+
+
+def test_geometry_is_that_of_the_indicator_maps():
+    generator = torch.Generator().manual_seed(6)
+    ids = torch.randint(-1, 5, (2, 4, 3, 6), generator=generator)
+    hot = one_hot(ids, 5)
+    for axis, others in ((1, (3, 4)), (2, (2, 4)), (3, (2, 3))):
+        assert torch.equal(cells_along(ids, 5, axis), hot.sum(others).long())
+    with pytest.raises(ShapeError):
+        cells_along(ids[0], 5, 1)
 
 
 def test_the_codebook_is_the_mean_of_the_raw_tokens():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
-from genmm.core.errors import DataError, UsageError
+from genmm.core.errors import DataError, MediaError, UsageError
 from genmm.media.image import write_image
 from genmm.media.video import read_video, write_video
 from genmm.systems.vqtoken.encoders import FunctionEncoder
@@ -141,3 +141,30 @@ def test_wrong_indexes_are_refused(index, tmp_path):
     empty = VideoIndex.open(tmp_path / "empty", "x", create=True)
     with pytest.raises(UsageError, match="empty"):
         empty.search(TokenSet(torch.ones(1, 7), torch.ones(1)))
+
+
+def test_a_reader_follows_what_another_process_changes(index, eyes, videos, tmp_path):
+    reader = VideoIndex.open(index.folder, eyes.encoder_fingerprint)
+    query = query_set(eyes, videos[1], tokens=6)
+    assert reader.search(query, top=1)[0].video == str(videos[1].resolve())
+    index.add(eyes, videos[0], tokens=5, moment_s=1.0)  # anew, so its file has another name
+    index.remove(videos[2])
+    fresh = VideoIndex(index.folder, eyes.encoder_fingerprint, reader.entries)
+    found = fresh.search(query, top=9)
+    assert found[0].video == str(videos[1].resolve()) and str(videos[2].resolve()) not in {hit.video for hit in found}
+
+
+def test_a_query_without_any_feature_is_explained(tiny_config, tmp_path):
+    blind = FunctionEncoder(lambda frames: torch.zeros(len(frames), 2, 2, 7), 7, "colours")
+    blind = VqTokenPipeline.fresh(tiny_config).use_encoder(blind)
+    picture = write_image(tmp_path / "black.png", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(MediaError, match="usable feature"):
+        query_set(blind, picture)
+
+
+def test_no_query_and_no_length_of_moments_but_real_ones(index, eyes, videos):
+    with pytest.raises(UsageError, match="no token"):
+        index.search(TokenSet(torch.zeros(0, 7), torch.zeros(0)))
+    for length in (0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="longer than 0 s"):
+            list(moment_sets(eyes, videos[0], moment_s=length))

@@ -16,7 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from genmm.core.errors import LimitError, MediaError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
-from genmm.core.limits import Limits
+from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.media.containers import DAMAGE, Notes, largest_video, main_audio, open_container, zero_s
 from genmm.media.frame_times import TimedFrames
 from genmm.media.media_info import average_fps
@@ -27,10 +27,8 @@ from genmm.systems.rasl.extractors import HANDCRAFTED, VisualExtractor
 from genmm.systems.rasl.feature_table import STEP_S, FeatureTable
 from genmm.systems.rasl.visual_features import SIDE, motion_features
 
-__all__ = ["LONG_FOOTAGE", "PICTURES_PER_STEP", "extract_features", "extraction_events"]
+__all__ = ["PICTURES_PER_STEP", "extract_features", "extraction_events"]
 
-LONG_FOOTAGE = Limits(file_bytes=64 * 2**30, video_s=12 * 3600.0, audio_s=12 * 3600.0, decode_s=12 * 3600.0)
-"""Limits for files of the person who runs the command: hours of footage."""
 PICTURES_PER_STEP = 3
 """Pictures a second that are described; cuts are looked for in every frame."""
 GAP_S = 0.06

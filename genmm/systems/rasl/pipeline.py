@@ -15,10 +15,10 @@ from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_con
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
-from genmm.core.limits import Limits
+from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.media.source import MediaInput
 from genmm.systems.rasl.config import RaslConfig
-from genmm.systems.rasl.extraction import LONG_FOOTAGE, extraction_events
+from genmm.systems.rasl.extraction import extraction_events
 from genmm.systems.rasl.extractors import HANDCRAFTED, VisualExtractor
 from genmm.systems.rasl.feature_table import FeatureTable
 from genmm.systems.rasl.network import RaslNetwork

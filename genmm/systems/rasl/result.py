@@ -17,7 +17,7 @@ import numpy as np
 from genmm.core.errors import DataError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.files import read_json, write_json, write_text
-from genmm.core.limits import Limits
+from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.results import Result
 from genmm.media.edit_lists import (
     Span,
@@ -31,7 +31,6 @@ from genmm.media.edit_lists import (
 from genmm.media.reel import copy_reel, write_reel
 from genmm.media.reel_pictures import write_contact_sheet, write_thumbnails
 from genmm.media.source import MediaInput
-from genmm.systems.rasl.extraction import LONG_FOOTAGE
 from genmm.systems.rasl.segments import Segment
 
 __all__ = ["SCHEMA", "HighlightResult", "read_highlights"]

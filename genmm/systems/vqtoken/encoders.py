@@ -19,10 +19,12 @@ from torch.nn import functional as F
 from genmm.core.errors import CheckpointError, MissingDependencyError, ShapeError, UsageError
 from genmm.nn.vit import PATCH, VisionTransformer
 
-__all__ = ["FunctionEncoder", "SiglipEncoder", "VisionEncoder", "frame_size"]
+__all__ = ["CHUNK_FRAMES", "FunctionEncoder", "SiglipEncoder", "VisionEncoder", "frame_size", "siglip_pixels"]
 
 CHUNK_CELLS = 16_384
-"""Tokens that go through the encoder at a time; bounds its memory."""
+"""Tokens that go through the own encoder at a time; bounds its memory."""
+CHUNK_FRAMES = 8
+"""Frames that go through SigLIP at a time."""
 
 
 def frame_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -102,13 +104,19 @@ class SiglipEncoder(nn.Module):
 
     def forward(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features [T, g, g, D] float32."""
-        weight = next(self.tower.parameters())
-        x = torch.as_tensor(frames).to(weight.device).permute(0, 3, 1, 2).float()
-        size = (self.image_size, self.image_size)
-        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+        weight, parts = next(self.tower.parameters()), []
         with torch.no_grad():
-            out = self.tower((x / 127.5 - 1.0).to(weight.dtype), output_hidden_states=True)
-        return out.hidden_states[-2].float().unflatten(1, (self.grid, self.grid))
+            for part in torch.as_tensor(frames).split(CHUNK_FRAMES):  # all layers of a part are kept at once
+                out = self.tower(siglip_pixels(part, self.image_size, weight), output_hidden_states=True)
+                parts.append(out.hidden_states[-2].float())
+        return torch.cat(parts).unflatten(1, (self.grid, self.grid))
+
+
+def siglip_pixels(frames: Tensor, side: int, weight: Tensor) -> Tensor:
+    """What SigLIP reads: frames [T, H, W, 3] uint8 scaled to a square, -1 to 1, [T, 3, side, side] like the weight."""
+    x = frames.to(weight.device).permute(0, 3, 1, 2).float()
+    x = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
+    return (x.clamp(0, 255) / 127.5 - 1.0).to(weight.dtype)
 
 
 class FunctionEncoder:

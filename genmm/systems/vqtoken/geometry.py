@@ -42,15 +42,30 @@ def one_hot(index_map: Tensor, clusters: int) -> Tensor:
     return (index_map.unsqueeze(1) == ids).float()
 
 
+def cells_along(index_map: Tensor, clusters: int, axis: int) -> Tensor:
+    """Cells of each cluster at every place of one axis of index_map [B, T, H, W]: [B, K, length of the axis] int64.
+
+    Counted without the [B, K, T, H, W] table of `one_hot`, which a long video has no room for.
+    """
+    if index_map.ndim != 4:
+        raise ShapeError(f"an index map is [B, T, H, W], got {tuple(index_map.shape)}")
+    batch, length = len(index_map), index_map.shape[axis]
+    place = torch.arange(length, device=index_map.device).view([length if n == axis else 1 for n in range(4)])
+    slot = torch.where(index_map >= 0, index_map, clusters) * length + place  # cells without a cluster go behind
+    counts = torch.zeros(batch, (clusters + 1) * length, dtype=torch.int64, device=index_map.device)
+    slot = slot.flatten(1)
+    counts.scatter_add_(1, slot, torch.ones_like(slot))
+    return counts.view(batch, clusters + 1, length)[:, :clusters]
+
+
 def geometry_of(index_map: Tensor, clusters: int) -> Geometry:
     """Size, centre and extent of each cluster of index_map [B, T, H, W]; -1 marks cells without one."""
-    hot = one_hot(index_map, clusters)
-    mass = hot.sum((2, 3, 4))
-    _, _, frames, height, width = hot.shape
-    lengths = frame_counts(index_map).to(hot)
-    times = ((torch.arange(frames, device=hot.device) + 0.5) / lengths.unsqueeze(1)).clamp_max(1.0)  # [B, T]
-    rows, columns = centres(height, hot.device), centres(width, hot.device)
-    along = [hot.sum((3, 4)), hot.sum((2, 4)), hot.sum((2, 3))]  # [B, K, T], [B, K, H], [B, K, W]
+    along = [cells_along(index_map, clusters, axis).float() for axis in (1, 2, 3)]  # [B, K, T], [B, K, H], [B, K, W]
+    mass = along[0].sum(-1)
+    _, frames, height, width = index_map.shape
+    lengths, device = frame_counts(index_map).float(), index_map.device
+    times = ((torch.arange(frames, device=device) + 0.5) / lengths.unsqueeze(1)).clamp_max(1.0)  # [B, T]
+    rows, columns = centres(height, device), centres(width, device)
     places = [times.unsqueeze(1), rows.view(1, 1, -1), columns.view(1, 1, -1)]
     safe = mass.clamp_min(1.0)
     means = [(a * p).sum(-1) / safe for a, p in zip(along, places, strict=True)]

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, MissingDependencyError, UsageError
-from genmm.core.limits import clean_text
+from genmm.core.limits import LONG_FOOTAGE, clean_text
 from genmm.media.source import MediaInput
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.blocks import OfficialBlock, PlainBlock
 from genmm.systems.vqtoken.config import BlockConfig, FrameConfig, VqTokenConfig
-from genmm.systems.vqtoken.pipeline import VIDEO_LIMITS, VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.encoders import CHUNK_FRAMES, siglip_pixels
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo, splice
 from genmm.systems.vqtoken.reducer import Budget
 from genmm.systems.vqtoken.sampling import sample_frames
@@ -37,8 +37,6 @@ SYSTEM_LINE = "You are a helpful assistant."
 END = "<|im_end|>"
 RELEASED = AdaptiveK(rule="silhouette", least=12, most=32)
 """Tokens of a clip unless a number is given: the bounds of the published search, with a rule that works."""
-CHUNK = 8
-"""Frames that go through the vision tower at a time."""
 
 
 def prompt_parts(question: str) -> tuple[str, str]:
@@ -80,17 +78,14 @@ class LlavaEncoder:
     def features(self, frames: np.ndarray | Tensor) -> Tensor:
         """The same with gradients, for training."""
         weight = self.network.model.image_newline
-        size = (self.image_size, self.image_size)
         caught: list[Tensor] = []
         layer = _tower_layers(self.network)[-1]
         hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out[0] if isinstance(out, tuple) else out))
         parts = []
         try:
-            for part in torch.as_tensor(frames).split(CHUNK):
-                x = part.to(weight.device).permute(0, 3, 1, 2).float()
-                x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+            for part in torch.as_tensor(frames).split(CHUNK_FRAMES):
                 caught.clear()
-                self.network.model.vision_tower((x.clamp(0, 255) / 127.5 - 1.0).to(weight.dtype))
+                self.network.model.vision_tower(siglip_pixels(part, self.image_size, weight))
                 parts.append(self.network.model.multi_modal_projector(caught[-1]).float())
         finally:
             hook.remove()
@@ -112,7 +107,7 @@ class LlavaPipeline(VqTokenPipeline):
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.official, self.frames = network, tokenizer, official, frames
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), VIDEO_LIMITS
+        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), LONG_FOOTAGE
         self.block, self.answerer, self._fingerprint, self._encoder_fingerprint = PlainBlock(), None, None, None
         side = network.config.vision_config.image_size
         self.config = VqTokenConfig(

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,16 +17,17 @@ from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_con
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, MediaError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
-from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.seeds import check_seed
 from genmm.media.source import MediaInput, open_source
 from genmm.media.video import iter_frames
 from genmm.nn.vit import VisionTransformer
-from genmm.quantizers.adaptive import AdaptiveK
+from genmm.quantizers.adaptive import AdaptiveK, Rule
+from genmm.quantizers.kmeans import unit_rows
 from genmm.systems.vqtoken.answerer import Answerer
 from genmm.systems.vqtoken.blocks import make_block
 from genmm.systems.vqtoken.config import VqTokenConfig
-from genmm.systems.vqtoken.encoders import VisionEncoder, frame_size
+from genmm.systems.vqtoken.encoders import VisionEncoder
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget, Fixed, reduce
@@ -37,22 +38,23 @@ __all__ = ["MOST_TOKENS", "VqTokenPipeline", "budget_of"]
 
 MOST_TOKENS = 1024
 """Largest budget of one video."""
-VIDEO_LIMITS = dataclasses.replace(DEFAULT_LIMITS, file_bytes=20_000_000_000, decode_s=7200.0)
-"""Videos are read frame by frame at flat memory, so their files may be large; a server sets limits of its own."""
 
 
 def budget_of(tokens: int | str | Budget) -> Budget:
-    """A number, "adaptive", or a budget. Raises: UsageError for anything else."""
+    """A number, "adaptive" or the name of a rule of `AdaptiveK`, or a budget. Raises: UsageError for anything else."""
     if isinstance(tokens, Fixed | AdaptiveK):
         budget = tokens
     elif tokens == "adaptive":
         budget = AdaptiveK(least=4, most=64)
-    elif isinstance(tokens, str) and tokens.strip().isdigit():
+    elif isinstance(tokens, str) and tokens in get_args(Rule):
+        budget = AdaptiveK(rule=tokens, least=4, most=64)
+    elif isinstance(tokens, str) and tokens.strip().isdecimal() and len(tokens) < 10:
         budget = Fixed(tokens=int(tokens))
     elif isinstance(tokens, int) and not isinstance(tokens, bool):
         budget = Fixed(tokens=tokens)
     else:
-        raise UsageError(f"tokens is a number from 1 to {MOST_TOKENS} or adaptive, got {tokens!r}")
+        known = f"a number from 1 to {MOST_TOKENS}, adaptive, or a rule ({', '.join(get_args(Rule))})"
+        raise UsageError(f"tokens is {known}, got {str(tokens)[:40]!r}")
     most = budget.tokens if isinstance(budget, Fixed) else budget.most
     if most > MOST_TOKENS:
         raise UsageError(f"a video has at most {MOST_TOKENS} tokens, got {most}; 8 to 64 are usual")
@@ -74,7 +76,7 @@ class VqTokenPipeline:
         name: str = "vqtoken",
         folder: Path | None = None,
         about: Mapping[str, Any] | None = None,
-        limits: Limits = VIDEO_LIMITS,
+        limits: Limits = LONG_FOOTAGE,
     ) -> None:
         self.vision, self.block, self.config, self.answerer = vision, block, config, answerer
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
@@ -227,13 +229,13 @@ class VqTokenPipeline:
     ) -> Iterator[Event]:
         """Tokenize a video and say how far it is: Progress events, at last Finished with a TokenizedVideo.
 
-        Args: `tokens` is the budget, 1 to 1,024, or "adaptive"; `method` one of `methods.METHODS`, vqtoken being the
-        clustering that the block was trained on (baselines take videos of one window only); `fps` frames a second that
-        are looked at, by default the model's; `start_s` and `end_s` cut out a part.
+        Args: `tokens` is the budget, 1 to 1,024, or "adaptive" (see `budget_of`); `method` one of `methods.METHODS`,
+        vqtoken being the clustering that the block was trained on (baselines take videos of one window only); `fps`
+        frames a second that are looked at, by default the model's; `start_s` and `end_s` cut out a part.
         Videos longer than one window (`config.frames.most_frames`) are reduced window by window at flat memory.
         Raises: UsageError, MediaError, LimitError; Cancelled within one window after `cancel` was asked to.
         """
-        budget, rate = budget_of(tokens), fps or self.config.frames.fps
+        budget, rate = budget_of(tokens), self.config.frames.fps if fps is None else fps
         check_seed(seed)
         if method not in METHODS:
             raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
@@ -282,6 +284,23 @@ class VqTokenPipeline:
             variance=total,
         )
 
+    def unpack(self, code: bytes) -> ReducedVideo:
+        """The reduced video of a code (`ReducedVideo.to_bytes`, a .gmvq file), its tokens made by this model's block.
+
+        Raises: DataError when the code is damaged, UsageError when it is of features of another width.
+        """
+        stored = ReducedVideo.from_bytes(code)
+        width, own = stored.codebook.shape[-1], self.encoder.width
+        if width != own:
+            raise UsageError(f"the code has tokens of width {width}, model {self.name} makes {own}; take its own model")
+        block = self._fitting_block(stored.codebook)
+        if block is None or not stored.codebook.shape[1]:
+            return stored
+        place = self.device
+        with torch.no_grad():
+            tokens, mask = block(stored.codebook.to(place), stored.index_map.to(place), stored.mask.to(place))
+        return dataclasses.replace(stored, tokens=tokens, token_mask=mask)
+
     # ------------------------------------------------------------ answers
 
     def answer(self, video: TokenizedVideo | ReducedVideo | MediaInput, question: str) -> VideoAnswer:
@@ -302,6 +321,11 @@ class VqTokenPipeline:
         if not isinstance(video, TokenizedVideo | ReducedVideo):
             video = self.tokenize(video, tokens=self.answerer.config.tokens)
         reduced = video.reduced if isinstance(video, TokenizedVideo) else video
+        width, own = reduced.tokens.shape[-1], self.config.vision.width
+        if width != own:
+            raise UsageError(
+                f"the answerer reads tokens of width {own} from the model's own encoder, these have {width}"
+            )
         with torch.inference_mode():
             place = next(self.answerer.parameters()).device
             tokens, mask = reduced.tokens[:1].to(place).float(), reduced.token_mask[:1].to(place)
@@ -344,8 +368,6 @@ class _Work:
         self.times_s.append(time_s)
         if self.size == (0, 0):
             self.size = image.shape[:2]
-        if image.shape[:2] != self.size:
-            raise MediaError(f"the picture changes its size at {time_s:.2f} s; convert the video to one size first")
         self._frames.append(image)
 
     @property
@@ -370,17 +392,17 @@ class _Work:
         self.timings["reduce"] += time.perf_counter() - started
 
     def _note(self, features: Tensor) -> None:
-        unit = torch.nn.functional.normalize(features.flatten(0, 2).float(), dim=-1)
-        own = unit.sum(0).double()
+        unit, valid = unit_rows(features.flatten(0, 2).unsqueeze(0))  # rows without a direction are zero
+        own = unit[0].sum(0).double()
         self._sum = own if self._sum is None else self._sum + own
-        self._count += len(unit)
+        self._count += int(valid.sum())
 
     @property
     def total(self) -> float:
         """Squared distance of all unit features to their mean."""
         if self._sum is None:
             return 0.0
-        return float(self._count - self._sum.square().sum() / self._count)
+        return float(self._count - self._sum.square().sum() / max(1, self._count))
 
     def _merge(self, features: Tensor) -> None:
         if not self.clusters:
@@ -418,11 +440,6 @@ class _Work:
 
 def _loss(features: Tensor, reduced: ReducedVideo) -> float:
     """Squared distance between unit features and what map and tokens give back (their lengths left aside)."""
-    unit = torch.nn.functional.normalize(features.float(), dim=-1)
-    return float((unit - torch.nn.functional.normalize(reduced.decode()[0].float(), dim=-1)).square().sum())
-
-
-def grid_of(pipeline: VqTokenPipeline, height: int, width: int) -> tuple[int, int]:
-    """Cells (h, w) that a frame of this size gets."""
-    size = frame_size(height, width, pipeline.config.frames.side)
-    return size[0] // 8, size[1] // 8
+    unit, valid = unit_rows(features.flatten(0, 2).unsqueeze(0))
+    back = torch.nn.functional.normalize(reduced.decode().flatten(1, 3).float(), dim=-1)
+    return float((unit - back)[valid].square().sum())

@@ -17,22 +17,18 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import DataError, ShapeError, UsageError
+from genmm.metrics.video_tokens import code_bits, id_bits
 
-__all__ = ["ReducedVideo", "id_bits", "splice"]
+__all__ = ["ReducedVideo", "splice"]
 
 MAGIC = b"GMVQ1\n"
 MOST_BYTES = 1 << 30
 """Largest code that `from_bytes` unpacks."""
 
 
-def id_bits(clusters: int) -> int:
-    """Bits of one entry of the index map."""
-    return max(1, math.ceil(math.log2(max(2, clusters))))
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReducedVideo:
-    """What is left of B clips. Rows outside `token_mask` are padding."""
+    """What is left of B clips. Rows outside `token_mask` are padding; clusters in use come first."""
 
     tokens: Tensor
     """[B, M, D] what an answerer or a language model reads; M = K except after the official block."""
@@ -51,7 +47,7 @@ class ReducedVideo:
     curve: Tensor | None = None
     """[B, Kmax] distortion for 1, 2, ... tokens, from k_center and adaptive k-means."""
     stats: Mapping[str, Any] = field(default_factory=dict)
-    """Iterations, distortion, milliseconds per stage."""
+    """Distortion; of a clip in one piece also iterations and milliseconds for each stage."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,6 +65,8 @@ class ReducedVideo:
     def decode(self) -> Tensor:
         """The grid again, [B, T, H, W, D]: every cell gets the codebook row of its cluster, 0 where it has none."""
         shape = self.index_map.shape
+        if not self.codebook.shape[1]:  # the code of a clip without any usable token
+            return self.codebook.new_zeros(*shape, self.codebook.shape[-1])
         flat = self.index_map.flatten(1)
         rows = self.codebook.gather(1, flat.clamp_min(0).unsqueeze(-1).expand(-1, -1, self.codebook.shape[-1]))
         return (rows * (flat >= 0).unsqueeze(-1)).unflatten(1, shape[1:])
@@ -96,18 +94,15 @@ class ReducedVideo:
     @property
     def code_bits(self) -> int:
         """Bits of the codes of all clips: K rows of D 16-bit numbers and one id a cell."""
-        width, total = self.codebook.shape[-1], 0
-        for number in range(len(self)):
-            used = int(self.mask[number].sum())
-            total += 16 * used * width + id_bits(used) * int((self.index_map[number] >= 0).sum())
-        return total
+        used, cells = self.mask.sum(1).tolist(), (self.index_map >= 0).flatten(1).sum(1).tolist()
+        return sum(code_bits(k, self.codebook.shape[-1], n) for k, n in zip(used, cells, strict=True))
 
     # ------------------------------------------------------------ bytes
 
     def to_bytes(self) -> bytes:
         """Pack one clip: codebook as float16, the map at ceil(log2 K) bits a cell (one id more where cells are empty).
 
-        Tokens of a block are not stored; the block makes them again from codebook and map.
+        Tokens of a block are not stored; `VqTokenPipeline.unpack` lets the block make them again from codebook and map.
         Raises: UsageError for several clips or an overflow of float16.
         """
         if len(self) != 1:
@@ -141,9 +136,18 @@ class ReducedVideo:
 
 
 def from_map(codebook: Tensor, index_map: Tensor, **more: Any) -> ReducedVideo:
-    """A ReducedVideo without a block from codebook [B, K, D] and index_map [B, T, H, W]; the rest follows."""
-    from genmm.systems.vqtoken.geometry import geometry_of
+    """A ReducedVideo without a block from codebook [B, K, D] and index_map [B, T, H, W]; the rest follows.
 
+    Clusters that no cell belongs to go behind the others, which keep their order; `more` are further fields.
+    """
+    from genmm.systems.vqtoken.geometry import cells_along, geometry_of
+
+    unused = cells_along(index_map, codebook.shape[1], 1).sum(-1) == 0
+    order = unused.to(torch.uint8).argsort(dim=1, stable=True)
+    if bool((unused[:, :-1] & ~unused[:, 1:]).any()):
+        codebook = codebook.gather(1, order.unsqueeze(-1).expand_as(codebook))
+        renamed = order.argsort(1).gather(1, index_map.flatten(1).clamp_min(0)).view_as(index_map)
+        index_map = torch.where(index_map >= 0, renamed, index_map)
     place = geometry_of(index_map, codebook.shape[1])
     codebook = codebook * (place.counts > 0).unsqueeze(-1)
     return ReducedVideo(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -87,12 +87,11 @@ def reduce(
         codebook, labels, stats = _by_baseline(rows, mask, tokens.shape[1:4], budget, method, seeds)
         curve = None
     clustered_ms = 1000 * (time.perf_counter() - started)
-    index_map = labels.view(batch, frames, height, width)
-    plain = from_map(codebook, index_map)
+    plain = from_map(codebook, labels.view(batch, frames, height, width))
     started = time.perf_counter()
-    made, made_mask = (block or PlainBlock())(plain.codebook, index_map, plain.mask)
+    made, made_mask = (block or PlainBlock())(plain.codebook, plain.index_map, plain.mask)
     stats |= {"cluster_ms": clustered_ms, "block_ms": 1000 * (time.perf_counter() - started)}
-    return from_map(codebook, index_map, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
+    return replace(plain, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
 
 
 def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner, clustering: str) -> None:
@@ -164,8 +163,9 @@ def _learned(rows: Tensor, mask: Tensor, grid: torch.Size, learner: TokenLearner
     valid = mask & finite
     made, weights = learner(torch.where(finite.unsqueeze(-1), rows, torch.zeros_like(rows)), valid, places)
     owner = torch.where(valid, weights.argmax(1), torch.full_like(mask, -1, dtype=torch.int64))
-    every = valid.any(1, keepdim=True).expand(-1, learner.count)
-    return from_map(made, owner.view(-1, *grid), tokens=made, token_mask=every)
+    plain = from_map(made, owner.view(-1, *grid))
+    # All m tokens are read, also those that no cell looks at most.
+    return replace(plain, tokens=made, token_mask=valid.any(1, keepdim=True).expand(-1, learner.count))
 
 
 def _by_baseline(
@@ -178,8 +178,9 @@ def _by_baseline(
     lengths = torch.linalg.vector_norm(rows.detach().float(), dim=-1)
     valid = mask & torch.isfinite(lengths)
     kept: list[Kept] = []
-    for number, (own, ok) in enumerate(zip(rows, valid, strict=True)):
-        frames = int(ok.view(grid).flatten(1).any(1).sum())
+    present = mask.view(-1, *grid).flatten(2).any(2)  # frames of each clip; one of them may be unusable
+    for number, (own, ok, real) in enumerate(zip(rows, valid, present, strict=True)):
+        frames = int(real.sum())
         cells = frames * grid[1] * grid[2]
         if not bool(ok.any()):
             kept.append(Kept(own.new_zeros(1, own.shape[1]), torch.full_like(ok, -1, dtype=torch.int64)))

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from genmm.core.errors import UsageError
 from genmm.core.files import atomic_path, write_bytes
+from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.results import Result
 from genmm.media.image import write_image
+from genmm.media.source import MediaInput
 from genmm.media.video import iter_frames, write_video
 from genmm.systems.vqtoken.overlay import overlay, overlay_frame, smoothed
 from genmm.systems.vqtoken.reduced import ReducedVideo
@@ -103,22 +105,39 @@ class TokenizedVideo(Result):
         facts = {**self.facts(), "times_s": [round(float(t), 4) for t in self.times_s[:100_000]]}
         return path, self.save_recipe(path, facts=facts)
 
-    def save_overlay(self, source: Any, path: str | os.PathLike[str], *, strength: float = 0.45) -> Path:
-        """Write the video with its map drawn over it as .mp4 (or one picture of the middle as .png or .jpg)."""
+    def save_overlay(
+        self,
+        source: MediaInput,
+        path: str | os.PathLike[str],
+        *,
+        strength: float = 0.45,
+        limits: Limits = LONG_FOOTAGE,
+    ) -> Path:
+        """Write the part that was tokenized with its map drawn over it as .mp4 (or its middle as .png or .jpg)."""
         path = Path(path)
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
-            return write_image(path, self.picture(source, strength=strength))
-        rate = (len(self.times_s) - 1) / (self.times_s[-1] - self.times_s[0]) if len(self.times_s) > 1 else 4.0
-        fps = min(25.0, max(12.0, rate))
-        with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, end_s=self.seconds + 1e-3) as reader:
+            return write_image(path, self.picture(source, strength=strength, limits=limits))
+        fps = min(25.0, max(12.0, float(self.settings["fps"])))
+        begin = float(self.times_s[0])
+        span = {"start_s": begin, "end_s": begin + self.seconds + 1e-3}
+        with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, limits=limits, **span) as reader:
             pairs = ((frame.time_s, frame.image) for frame in reader)
             return write_video(path, overlay(pairs, self.map, self.times_s, strength=strength), fps, crf=23)
 
-    def picture(self, source: Any, *, at_s: float | None = None, strength: float = 0.45) -> np.ndarray:
-        """One frame with its map, [H, W, 3] uint8; by default from the middle."""
+    def picture(
+        self,
+        source: MediaInput,
+        *,
+        at_s: float | None = None,
+        strength: float = 0.45,
+        limits: Limits = LONG_FOOTAGE,
+    ) -> np.ndarray:
+        """The frame that row of the map was made of, with the map, [H, W, 3] uint8; by default from the middle."""
         row = len(self.times_s) // 2 if at_s is None else int(np.abs(self.times_s - at_s).argmin())
         time_s = float(self.times_s[row])
-        with iter_frames(source, max_side=OVERLAY_SIDE, start_s=max(0.0, time_s - 1e-3)) as reader:
+        # On the grid that was read, as a picture may be shown since long before.
+        start = {"fps": float(self.settings["fps"]), "start_s": max(0.0, time_s - 1e-3)}
+        with iter_frames(source, max_side=OVERLAY_SIDE, limits=limits, **start) as reader:
             frame = next(iter(reader), None)
         if frame is None:
             raise UsageError(f"the video has no frame at {time_s:.2f} s")

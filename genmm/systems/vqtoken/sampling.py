@@ -24,6 +24,4 @@ def sample_frames(source: MediaInput, count: int, *, max_side: int, limits: Limi
         pictures = [frame.image for frame in reader]
     if not pictures:
         raise MediaError("the video has no picture")
-    if len({picture.shape for picture in pictures}) > 1:
-        raise MediaError("the picture changes its size within the video; convert it to one size first")
     return np.stack([pictures[i] for i in np.linspace(0, len(pictures) - 1, count).astype(int)])

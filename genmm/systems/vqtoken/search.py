@@ -11,6 +11,7 @@ table last, so that an interrupted `add` leaves the index as it was.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from genmm.core.errors import DataError, UsageError
+from genmm.core.errors import DataError, MediaError, UsageError
 from genmm.core.events import CancelToken, Progress
 from genmm.core.files import atomic_path, read_json, write_json
 from genmm.core.weights import read_tensors
@@ -113,8 +114,8 @@ def moment_sets(
     cancel: CancelToken | None = None,
 ) -> Iterator[TokenSet]:
     """Token sets of the moments of a video, one after another at flat memory."""
-    if moment_s <= 0:
-        raise UsageError(f"a moment must be longer than 0 s, got {moment_s!r}")
+    if not 0 < moment_s < math.inf:
+        raise UsageError(f"a moment must be longer than 0 s and finite, got {moment_s!r}")
     budget, fps = _budget(tokens), pipeline.config.frames.fps
     frames: list[np.ndarray] = []
     begin = end = 0.0
@@ -132,10 +133,16 @@ def moment_sets(
 
 
 def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> TokenSet:
-    """The token set of a query: a whole clip, or a still picture (path or bytes)."""
+    """The token set of a query: a whole clip, or a still picture (path or bytes).
+
+    Raises: MediaError when nothing in it gives a usable feature.
+    """
     if _head(source) is not None and is_picture(_head(source)):  # type: ignore[arg-type]
         picture = read_image(source, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits)
-        return moment_set(pipeline, [picture], tokens)
+        found = moment_set(pipeline, [picture], tokens)
+        if not len(found.tokens):
+            raise MediaError("no part of the picture gave a usable feature, so there is nothing to look for")
+        return found
     made = pipeline.tokenize(source, tokens=_budget(tokens), method=CLUSTERING)
     return TokenSet.of(made.reduced, 0.0, made.seconds)
 
@@ -267,8 +274,8 @@ class VideoIndex:
         """
         if top < 1 or per_video < 1:
             raise UsageError(f"top and per_video must be at least 1, got {top} and {per_video}")
-        if not self.entries:
-            raise UsageError(f"the index in {self.folder} is empty; add videos first")
+        if not len(query.tokens):
+            raise UsageError("the query holds no token, so there is nothing to look for")
         stored = self._load()
         if query.tokens.shape[1] != stored["tokens"].shape[1]:
             width = stored["tokens"].shape[1]
@@ -318,7 +325,14 @@ class VideoIndex:
         write_json(self.folder / TABLE, table)
 
     def _load(self) -> dict[str, Tensor]:
-        """All token sets of the index, read once for each state of the table."""
+        """All token sets of the index, read once for each state of the table.
+
+        A file that another process has taken away since the table was read: the table is read again.
+        """
+        if not all(self._file(entry.id).is_file() for entry in self.entries):
+            self.entries = VideoIndex.open(self.folder, self.encoder).entries
+        if not self.entries:
+            raise UsageError(f"the index in {self.folder} is empty; add videos first")
         key = tuple(entry.id for entry in self.entries)
         if self._loaded is not None and self._loaded[0] == key:
             return self._loaded[1]

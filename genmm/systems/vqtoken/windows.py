@@ -67,20 +67,20 @@ class WindowMerger:
             raise ShapeError(f"windows must be [T, H, W, D] on one grid {self._grid}, got {tuple(features.shape)}")
         self._grid = tuple(features.shape[1:3])
         rows = features.flatten(0, 2)
-        fresh, found = self._way.tables(rows, self.width)
+        fresh, found_labels = self._way.tables(rows, self.width)
         used = len(fresh["counts"])
         known = len(self._tables["counts"]) if self._tables else 0
         first = len(self._alias)
-        labels = found.cpu().numpy()
+        labels = found_labels.cpu().numpy()
         self._maps.append(np.where(labels < 0, -1, labels + first).astype(np.int32).reshape(features.shape[:3]))
         self._alias = np.concatenate([self._alias, known + np.arange(used)])
         self._tables = {n: torch.cat([self._tables[n], t]) for n, t in fresh.items()} if known else fresh
         if len(self._tables["counts"]) > 3 * self.width:
-            found = self._way.solve(self._tables, self.width)
-            self._merge(found, min(self.width, int(found.curves.used[0])))
+            mergers = self._way.solve(self._tables, self.width)
+            self._merge(mergers, min(self.width, int(mergers.curves.used[0])))
 
-    def _merge(self, found: _Mergers, count: int) -> None:
-        self._tables, parents = found.into(count)
+    def _merge(self, mergers: _Mergers, count: int) -> None:
+        self._tables, parents = mergers.into(count)
         self._alias = parents.cpu().numpy()[self._alias]
 
     def finish(self) -> ReducedVideo:
@@ -92,12 +92,12 @@ class WindowMerger:
             raise UsageError("there was no window to reduce; the video has no frames")
         if not len(self._tables["counts"]):
             raise UsageError("all tokens of all windows are zero, NaN or infinite, so there is nothing to reduce")
-        found = self._way.solve(self._tables, self.most)
+        mergers = self._way.solve(self._tables, self.most)
         if isinstance(self.budget, Fixed):
-            count = max(1, min(self.budget.tokens, int(found.curves.used[0])))
+            count = max(1, min(self.budget.tokens, int(mergers.curves.used[0])))
         else:
-            count = int(choose(found.curves, self.budget)[0])
-        self._merge(found, count)
+            count = int(choose(mergers.curves, self.budget)[0])
+        self._merge(mergers, count)
         ids = np.concatenate(self._maps).astype(np.int64)
         flat = torch.from_numpy(np.where(ids < 0, -1, self._alias[np.maximum(ids, 0)]))
         device = self._tables["counts"].device
@@ -105,7 +105,7 @@ class WindowMerger:
         rename = torch.zeros(count, dtype=torch.int64)
         valid = ordered >= 0
         rename[flat.flatten()[valid]] = ordered[valid]
-        return self._result(ordered.view(flat.shape), rename.argsort().to(device), found.curves.distortion, count)
+        return self._result(ordered.view(flat.shape), rename.argsort().to(device), mergers.curves.distortion, count)
 
     def _result(self, index_map: Tensor, order: Tensor, curve: Tensor, count: int) -> ReducedVideo:
         tables = {name: table[order] for name, table in self._tables.items()}
@@ -115,7 +115,7 @@ class WindowMerger:
         index_map = index_map.unsqueeze(0).to(device)
         step = -(-index_map.shape[1] // MOST_MAP_FRAMES)
         seen = index_map[:, ::step]
-        place = geometry_of(seen, count)
+        place = geometry_of(index_map, count)
         mask = (tables["counts"] > 0).unsqueeze(0)
         with torch.no_grad():
             tokens, token_mask = self.block(codebook, seen, mask)
