@@ -74,6 +74,7 @@ class Recogniser:
             raise ShapeError(f"need finite mono samples [S], got shape {samples.shape}")
         if not len(samples):
             return []
+        self._decoder.reinit_feat()  # else its estimate of the noise carries over to the next utterance
         self._decoder.start_utt()
         self._decoder.process_raw(_with_edges(samples).tobytes(), full_utt=True)
         self._decoder.end_utt()
