@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import traceback
 
@@ -76,8 +77,12 @@ def lowest_of_equals(engine: str, device: str) -> None:
         for metric in ("euclidean", "dot"):
             got = nearest_codes(x, c, metric=metric, engine=engine).indices.cpu()
             assert torch.equal(got, scores64(x, c, metric).argmin(-1)), (metric, rows, width, codes)
-    twice = drawn(90, 24, device=device).repeat(3, 1)
-    assert int(nearest_codes(drawn(60, 24, seed=4, device=device), twice, engine=engine).indices.max()) < 90
+    once, x = drawn(90, 24, device=device), drawn(60, 24, seed=4, device=device)
+    if (
+        os.environ.get("TRITON_INTERPRET") == "1"
+    ):  # NumPy's products depend on the column by a rounding: take exact ones
+        once, x = (16 * once).round() / 16, (16 * x).round() / 16
+    assert int(nearest_codes(x, once.repeat(3, 1), engine=engine).indices.max()) < 90
 
 
 def masks(engine: str, device: str) -> None:
