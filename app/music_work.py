@@ -102,7 +102,7 @@ def asked(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, 
     wanted: dict[str, Any] = {
         "settings": settings,
         "seeds": seeds,
-        "takes": len(seeds) or takes or 1,
+        "takes": takes if takes is not None else len(seeds) or 1,
         "negative_text": args.negative if args.negative is not None else before.get("negative_text", ""),
     }
     if not seeds:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
 from app.recipes import find_recipe
+from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
 from genmm.core.limits import clean_text
@@ -148,7 +149,8 @@ def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str
     takes, seeds = args.takes, ()
     if recipe and args.seed is None and takes in (None, len(recipe["seeds"])):
         seeds = tuple(recipe["seeds"])
-    takes = len(seeds) or takes or (recipe["settings"].get("takes", 1) if recipe else 1)
+    if takes is None:
+        takes = len(seeds) or (recipe["settings"].get("takes", 1) if recipe else 1)
     if args.stream and takes != 1:
         raise UsageError(f"--stream sends one take, got {takes}; leave --takes out")
     return {
@@ -164,7 +166,7 @@ def _wanted(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str
 
 def _text(args: argparse.Namespace, recipe: dict[str, Any] | None) -> str:
     if args.text == "-":
-        return sys.stdin.read(100_000)
+        return read_standard_input(100_000)
     text = args.text if args.text is not None else recipe["settings"].get("text") if recipe else None
     if not isinstance(text, str):
         raise UsageError('what is to be said? Write: genmm speak "seven four one" -o out.wav')

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
 
 DESCRIPTION = """\
@@ -120,7 +120,7 @@ def _lines(name: str) -> list[str]:
     if name != "-" and not Path(name).is_file():
         raise UsageError(f"there is no file {name}")
     try:
-        return (sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")).splitlines()
+        return (read_standard_input() if name == "-" else Path(name).read_text(encoding="utf-8")).splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is no text; --decode reads the lines that genmm tokenize-image writes") from error
 

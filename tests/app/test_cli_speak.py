@@ -173,3 +173,19 @@ def test_a_terminal_is_no_place_for_sound(speak, monkeypatch):
     answer = speak("one", "--stream", "-o", "-")
     assert answer.code == 2
     assert "ffplay" in answer.err
+
+
+@pytest.mark.parametrize("given", [None, b"\xff\xfe\x80 latin"])
+def test_a_closed_or_unreadable_standard_input_is_explained(capsys, monkeypatch, given):
+    stream = None if given is None else io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", stream)
+    assert main(["speak", "-", "-o", "out.wav"]) == 2
+    said = capsys.readouterr().err
+    assert ("which is closed" if given is None else "no text in UTF-8") in said and "Traceback" not in said
+    assert main(["tokenize-image", "--decode", "-", "-o", "pictures"]) == 2
+
+
+@pytest.mark.parametrize("command", [["speak", "one"], ["compose", "calm piano"]])
+def test_no_takes_are_no_default(capsys, tmp_path, command):
+    assert main([*command, "--takes", "0", "-o", str(tmp_path / "out.wav")]) == 2
+    assert "takes" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
