@@ -189,3 +189,12 @@ def test_a_closed_or_unreadable_standard_input_is_explained(capsys, monkeypatch,
 def test_no_takes_are_no_default(capsys, tmp_path, command):
     assert main([*command, "--takes", "0", "-o", str(tmp_path / "out.wav")]) == 2
     assert "takes" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_of_another_result_beside_the_file_is_passed_over(speak, tmp_path):
+    assert speak("one", "--seed", "5", "-o", str(tmp_path / "out.wav")).code == 0
+    other = json.loads((tmp_path / "out.json").read_text())
+    (tmp_path / "out.json").write_text(json.dumps({**other, "task": "music", "settings": {}}))
+    again = speak("--recipe", str(tmp_path / "out.wav"), "-o", str(tmp_path / "again.wav"))
+    assert again.code == 0
+    np.testing.assert_array_equal(read_audio(tmp_path / "again.wav").samples, read_audio(tmp_path / "out.wav").samples)
