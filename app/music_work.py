@@ -48,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser, *, new_music: bool) -> None:
     group.add_argument(
         "--guidance", type=float, metavar="X", help="how strongly the text is followed, 0 to 15; 0 is off"
     )
-    steps = "network calls, even for the midpoint solver; more is finer and slower. Default: the model's"
+    steps = "steps, even for the midpoint solver (not in edits); more is finer and slower. Default: the model's"
     group.add_argument("--steps", type=int, metavar="N", help=steps)
     group.add_argument(
         "--set",

@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     texts = work.texts_of(args, recipe, 'genmm edit in.flac "same tune on guitar" -o out.flac')
     wanted = _one_take(work.asked(args, recipe))
     own = _own(args, recipe)
+    if args.steps is not None and not regions:  # an edit walks there and back; its steps are a setting of their own
+        wanted["settings"]["edit_steps"] = wanted["settings"].pop("steps")
     if regions and (len(texts) > 1 or args.strength is not None or args.method):
         raise UsageError("--region makes a part anew: it takes one description and neither --strength nor --method")
     from genmm.systems.melodyflow.request import check_texts

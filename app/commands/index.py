@@ -107,7 +107,11 @@ def _remove(args: argparse.Namespace) -> int:
     from genmm.systems.vqtoken.search import VideoIndex
 
     index = VideoIndex.open(args.index)
-    absent = [path for path in args.videos if not index.remove(path)]
+    absent = [path for path in args.videos if not index.holds(path)]
     if absent:
-        raise UsageError(f"not in the index: {', '.join(str(Path(path)) for path in absent)}")
+        known = "see genmm index list; nothing was removed"
+        raise UsageError(f"not in the index: {', '.join(str(Path(path)) for path in absent)}; {known}")
+    for path in args.videos:
+        index.remove(path)
+        print(f"removed {path}")
     return 0

@@ -116,7 +116,12 @@ def test_an_index_from_empty_to_search(model, films, tmp_path, capsys):
     hit = json.loads(capsys.readouterr().out)
     assert Path(hit["video"]) == films[1].resolve() and hit["end_s"] > hit["start_s"]
     assert main(["index", "list", *index]) == 0 and "2 videos, 4 moments" in capsys.readouterr().out
+    assert main(["index", "remove", str(films[0]), "none.mp4", *index]) == 2
+    assert "not in the index: none.mp4" in capsys.readouterr().err
+    assert main(["index", "list", "--json", *index]) == 0
+    assert json.loads(capsys.readouterr().out)["videos"] == 2  # nothing was removed
     assert main(["index", "remove", str(films[0]), *index]) == 0
+    assert f"removed {films[0]}" in capsys.readouterr().out
     assert main(["index", "list", "--json", *index]) == 0
     assert json.loads(capsys.readouterr().out)["videos"] == 1
 

@@ -56,6 +56,15 @@ def test_edit_extend_and_loop(here, capsys):
     assert "end and start join" in capsys.readouterr().err
 
 
+def test_steps_are_those_of_the_edit(here):
+    counts = {}
+    for steps in ("3", "6"):
+        assert run("edit", "in.flac", "organ", "--steps", steps, "--seed", "1", "-o", f"{steps}.wav") == 0
+        counts[steps] = json.loads((here / f"{steps}.json").read_text())["settings"]["edit_steps"]
+    assert counts == {"3": 3, "6": 6}
+    assert not np.array_equal(read_audio(here / "3.wav").samples, read_audio(here / "6.wav").samples)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

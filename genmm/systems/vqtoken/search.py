@@ -253,10 +253,16 @@ class VideoIndex:
             self._file(known.id).unlink(missing_ok=True)
         return True
 
+    def holds(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a video of this path is in the index."""
+        return bool(self._of(path))
+
+    def _of(self, path: str | os.PathLike[str]) -> list[_Entry]:
+        return [entry for entry in self.entries if entry.path in (str(Path(path).resolve()), str(path))]
+
     def remove(self, path: str | os.PathLike[str]) -> bool:
         """Take a video out; False when it was not there."""
-        text = str(Path(path).resolve())
-        gone = [entry for entry in self.entries if entry.path in (text, str(path))]
+        gone = self._of(path)
         if not gone:
             return False
         with self._writing():
