@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.options import read_setting
 from app.recipes import find_recipe
 from genmm.core.errors import DataError, UsageError
+from genmm.core.files import check_target
 
 if TYPE_CHECKING:
     from genmm.systems.tokenset.pipeline import TokenSetPipeline
@@ -142,6 +143,8 @@ def _check_use(args: argparse.Namespace) -> None:
         raise UsageError("give --region or --free, not both")
     if args.output and Path(args.output).suffix and Path(args.output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"pictures are written as {', '.join(SUFFIXES)}, got {args.output!r}; change the suffix")
+    target = Path(args.output or ".")
+    check_target(target / "picture.png" if target.is_dir() or not target.suffix else target)
 
 
 def _made(

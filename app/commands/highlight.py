@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.options import read_setting
 from app.recipes import find_recipe
 from genmm.core.errors import UsageError
+from genmm.core.files import check_target
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay
@@ -127,6 +128,9 @@ def _check(args: argparse.Namespace) -> None:
     for path in outputs:
         if path and Path(args.video).exists() and Path(path).exists() and Path(path).samefile(args.video):
             raise UsageError(f"{path} is the video itself; write to another file")
+    for path in (*outputs, Path(args.thumbnails, "1.jpg") if args.thumbnails else None):
+        if path:
+            check_target(path)
     if args.chapters and Path(args.chapters).suffix.lower() not in (".vtt", ".txt", ".ffmetadata"):
         raise UsageError(f"chapters are written as .vtt, .txt or .ffmetadata, got {args.chapters!r}")
     if args.max_side < 16:

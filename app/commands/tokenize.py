@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genmm.core.errors import UsageError
+from genmm.core.files import check_target
 from genmm.systems.vqtoken.methods import METHODS
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _check_names(args: argparse.Namespace, output: Path) -> None:
         raise UsageError(f"an overlay is a video (.mp4) or a picture (.png, .jpg), got {args.overlay!r}")
     if args.overlay and Path(args.overlay).resolve() == Path(args.video).resolve():
         raise UsageError("the overlay would take the place of the video; give it another name")
+    for path in (output, *([args.overlay] if args.overlay else [])):
+        check_target(path)
 
 
 def checked_video(path: str) -> Path:

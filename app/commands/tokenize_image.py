@@ -9,6 +9,7 @@ from typing import Any
 
 from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
+from genmm.core.files import check_target
 
 DESCRIPTION = """\
 Turn pictures into unordered sets of tokens. One line of JSON for each picture: file,
@@ -45,6 +46,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("name pictures to tokenise, or lines to turn back with --decode FILE")
     if args.decode and (args.map or args.reconstruct):
         raise UsageError("--map and --reconstruct look at a picture; leave --decode out")
+    written = (
+        Path(args.output, "00001.png") if args.decode and args.output else args.output,
+        args.map,
+        args.reconstruct,
+    )
+    for path in written:
+        if path:
+            check_target(path)
     import genmm
 
     pipeline = genmm.load(args.model, device=args.device)
