@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers.kmeans_flash import flash_labels
-from genmm.quantizers.kmeans_seeding import draw_rows, seed_centroids
+from genmm.quantizers.kmeans_seeding import draw_rows, seed_centroids, take_rows
 from genmm.quantizers.nearest import full_precision, prepare, search
 
 __all__ = ["Clusters", "KMeansConfig", "assign", "spherical_kmeans", "unit_rows"]
@@ -113,8 +113,7 @@ class Rows:
 
     def at(self, index: Tensor, present: Tensor) -> Rows:
         """Some rows of every clip, index [B, S]; those not present stay out."""
-        wide = index.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1])
-        return Rows(self.tokens.gather(1, wide), self.scale.gather(1, index) * present)
+        return Rows(take_rows(self.tokens, index), self.scale.gather(1, index) * present)
 
     def unit(self) -> Tensor:
         """[B, N, D] unit vectors, zero at rows that stay out."""
@@ -284,8 +283,9 @@ def _filled(rows: Rows, state: _State, allowed: Tensor) -> _State:
     clips, width = allowed.shape
     centroids = torch.where((state.counts > 0).unsqueeze(-1), F.normalize(state.sums, dim=-1), 0.0)
     labels = state.labels
-    cosine = torch.einsum("bnd,bnd->bn", rows.tokens, _taken(centroids, labels)) * rows.scale
+    cosine = torch.einsum("bnd,bnd->bn", rows.tokens, take_rows(centroids, labels)) * rows.scale
     batch, counts = torch.arange(clips, device=allowed.device), state.counts
+    sums = state.sums
     for _ in range(width):
         empty = allowed & (counts == 0)
         reach, far = torch.where(rows.valid, cosine, 2.0).min(1)
@@ -301,14 +301,8 @@ def _filled(rows: Rows, state: _State, allowed: Tensor) -> _State:
         cosine = torch.where(nearer, product, cosine)
         centroids[batch, slot] = torch.where(active.unsqueeze(1), fresh, centroids[batch, slot])
         cosine[batch, far] = torch.where(active, 1.0, cosine[batch, far])
-        counts = cluster_sums(rows, labels, width)[1]
-    sums, counts = cluster_sums(rows, labels, width)
+        sums, counts = cluster_sums(rows, labels, width)
     return dataclasses.replace(state, labels=labels, sums=sums, counts=counts, centroids=centroids)
-
-
-def _taken(centroids: Tensor, labels: Tensor) -> Tensor:
-    """The centroid of each row [B, N, D]."""
-    return centroids.gather(1, labels.unsqueeze(-1).expand(-1, -1, centroids.shape[-1]))
 
 
 def _flash(rows: Rows, centroids: Tensor, allowed: Tensor, config: KMeansConfig, iterations: int) -> _State:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from genmm.core.seeds import generators
 
-__all__ = ["draw_rows", "seed_centroids"]
+__all__ = ["draw_rows", "seed_centroids", "take_rows"]
 
 GOLDEN = 0.6180339887498949
 """Steps of this share of the clip cover it evenly and meet no period of the grid."""
@@ -65,7 +65,7 @@ def seed_centroids(
         best = (after * present.unsqueeze(-1)).sum(1).argmin(1, keepdim=True)  # leaves the least distance
         nearest = _column(after, best).squeeze(-1)
         chosen.append(picks.gather(1, best))
-    return _take(rows, torch.cat(chosen, 1))
+    return take_rows(rows, torch.cat(chosen, 1))
 
 
 def _gap(rows: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ def _nearest(rows: Tensor, present: Tensor) -> Tensor:
     return torch.where(present, score, torch.full_like(score, -2.0)).argmax(1, keepdim=True)
 
 
-def _take(rows: Tensor, index: Tensor) -> Tensor:
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows index [B, S] of every clip, [B, S, D]."""
     return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
@@ -103,4 +104,4 @@ def _grid(rows: Tensor, present: Tensor, allowed: Tensor) -> Tensor:
     steps = (torch.arange(allowed.shape[1], device=rows.device) + 0.5) / allowed.sum(1, keepdim=True)
     places = (steps * numbers).long().clamp_min(0)
     order = torch.argsort((~present).to(torch.uint8), dim=1, stable=True)
-    return _take(rows, order.gather(1, torch.minimum(places, (numbers - 1).clamp_min(0))))
+    return take_rows(rows, order.gather(1, torch.minimum(places, (numbers - 1).clamp_min(0))))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genmm.core.errors import DataError, ShapeError, UsageError
 from genmm.metrics.video_tokens import code_bits, id_bits
+from genmm.quantizers.kmeans_seeding import take_rows
 
 __all__ = ["ReducedVideo", "splice"]
 
@@ -140,15 +141,18 @@ def from_map(codebook: Tensor, index_map: Tensor, **more: Any) -> ReducedVideo:
 
     Clusters that no cell belongs to go behind the others, which keep their order; `more` are further fields.
     """
-    from genmm.systems.vqtoken.geometry import cells_along, geometry_of
+    from genmm.systems.vqtoken.geometry import Geometry, geometry_of
 
-    unused = cells_along(index_map, codebook.shape[1], 1).sum(-1) == 0
-    order = unused.to(torch.uint8).argsort(dim=1, stable=True)
+    place = geometry_of(index_map, codebook.shape[1])
+    unused = place.counts == 0
     if bool((unused[:, :-1] & ~unused[:, 1:]).any()):
-        codebook = codebook.gather(1, order.unsqueeze(-1).expand_as(codebook))
+        order = unused.to(torch.uint8).argsort(dim=1, stable=True)
+        codebook = take_rows(codebook, order)
+        place = Geometry(
+            place.counts.gather(1, order), take_rows(place.positions, order), take_rows(place.spread, order)
+        )
         renamed = order.argsort(1).gather(1, index_map.flatten(1).clamp_min(0)).view_as(index_map)
         index_map = torch.where(index_map >= 0, renamed, index_map)
-    place = geometry_of(index_map, codebook.shape[1])
     codebook = codebook * (place.counts > 0).unsqueeze(-1)
     return ReducedVideo(
         **{"tokens": codebook, "token_mask": place.counts > 0, **more},

@@ -67,11 +67,11 @@ class WindowMerger:
             raise ShapeError(f"windows must be [T, H, W, D] on one grid {self._grid}, got {tuple(features.shape)}")
         self._grid = tuple(features.shape[1:3])
         rows = features.flatten(0, 2)
-        fresh, found_labels = self._way.tables(rows, self.width)
+        fresh, labels = self._way.tables(rows, self.width)
         used = len(fresh["counts"])
         known = len(self._tables["counts"]) if self._tables else 0
         first = len(self._alias)
-        labels = found_labels.cpu().numpy()
+        labels = labels.cpu().numpy()
         self._maps.append(np.where(labels < 0, -1, labels + first).astype(np.int32).reshape(features.shape[:3]))
         self._alias = np.concatenate([self._alias, known + np.arange(used)])
         self._tables = {n: torch.cat([self._tables[n], t]) for n, t in fresh.items()} if known else fresh
