@@ -16,6 +16,7 @@ from datamodules.base import GenerativeData
 from datamodules.sampler import Pick
 from genmm.core.errors import DataError
 from genmm.core.limits import clean_text
+from genmm.registry import find_model
 from genmm.systems.vqtoken.llava import END, load_tokenizer, prompt_parts
 from genmm.systems.vqtoken.sampling import sample_frames
 
@@ -58,7 +59,7 @@ class VideoInstructions(GenerativeData):
         """
         Args:
             manifest: JSON lines with video, question and answer.
-            model: Folder of the model that is trained, for its tokenizer.
+            model: Name or folder of the model that is trained, for its tokenizer.
             val_manifest: The same for validation; null for none.
             frames: Frames of a clip, spread evenly.
             side: Side of the vision tower's pictures.
@@ -75,7 +76,7 @@ class VideoInstructions(GenerativeData):
         path = self.manifests[split]
         if path is None:
             return None
-        tokenizer = load_tokenizer(Path(self.model) / "tokenizer")
+        tokenizer = load_tokenizer(find_model(self.model).path / "tokenizer")
         return Instructions(_read(Path(path)), tokenizer, self.frames, self.side)
 
     def collate(self, items: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError
 from genmm.quantizers.adaptive import AdaptiveK
-from genmm.systems.vqtoken.blocks import OfficialBlock
+from genmm.registry import find_model
 from genmm.systems.vqtoken.llava import LlavaPipeline
+from genmm.systems.vqtoken.methods import BlockName, Clustering
 from genmm.systems.vqtoken.reducer import Fixed, reduce
 from models.base import BadStepPolicy, GenerativeModule, Stage
 from models.optim import OptimConfig
@@ -41,40 +42,43 @@ class VideoLanguageTask(GenerativeModule):
         start_from: str,
         tokens: int = 32,
         adaptive: bool = False,
-        block: Literal["none", "official"] = "official",
+        block: BlockName = "official",
+        clustering: Clustering | None = None,
         trained: tuple[Part, ...] = ("vision", "projector", "block", "language"),
         optimizer: OptimConfig | None = None,
         bad_steps: BadStepPolicy | None = None,
     ) -> None:
         """
         Args:
-            start_from: Folder that `genmm convert vqtoken` made.
+            start_from: Model of `genmm pull vqtoken` by name, or the folder of a converted or trained one.
             tokens: Tokens of a clip, or the most of them.
             adaptive: As many as the clip needs, from 12 on.
-            block: official runs the published attention block (max(T, K) tokens); none trains on the codebook.
+            block: Attention block between clustering and language model: official (published, max(T, K) tokens),
+                occupancy (ours; adds nothing before it has learned), paper (equations 6 and 7) or none. It goes on from
+                the weights in start_from where those have this kind, else it starts new in their place.
+            clustering: kmeans or k_center; by default k_center with the block occupancy, kmeans with others.
             trained: Which parts move.
             optimizer: AdamW, schedule, decay and the rates of the parts (network, block).
             bad_steps: What to do when a gradient is NaN or infinite.
         """
         super().__init__(optimizer=optimizer, bad_steps=bad_steps)
         self.pipeline = [
-            LlavaPipeline.from_folder(start_from, device="cpu", dtype="float32")
+            LlavaPipeline.from_folder(find_model(start_from).path, device="cpu", dtype="float32")
         ]  # a list hides it from torch
         own = self.pipeline[0]
         self.network = own.network
-        if block == "official" and own.official is None:
-            side = own.encoder.grid
-            own.official = OfficialBlock(side * side, own.encoder.width, 8)
-        self.block: nn.Module | None = own.official if block == "official" else None
+        own.train_block(block, clustering or ("k_center" if block == "occupancy" else "kmeans"))
+        self.block = own.block
         self.budget = AdaptiveK(least=min(12, tokens), most=tokens) if adaptive else Fixed(tokens=tokens)
         self._choose(trained)
+        self.train()  # loaded for answering; the published block trains with dropout
 
     def _choose(self, trained: tuple[Part, ...]) -> None:
         model = self.network.model
         parts: dict[str, list[Any]] = {
             "vision": [model.vision_tower],
             "projector": [model.multi_modal_projector],
-            "block": [self.block] if self.block is not None else [],
+            "block": [self.block],
             "language": [model.language_model, self.network.lm_head],
         }
         unknown = set(trained) - set(parts)
@@ -85,16 +89,20 @@ class VideoLanguageTask(GenerativeModule):
             for part in parts[name]:
                 part.requires_grad_(True)
         model.image_newline.requires_grad_("projector" in trained)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ConfigError(f"nothing would be trained: model.trained is {trained}, and there is no attention block")
 
     def losses(self, batch: Any, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Terms: loss (cross-entropy of the answers' tokens), tokens (mean number of visual tokens)."""
         rows, labels, counts = [], [], []
+        own = self.pipeline[0].config.block
+        how = {"block": self.block, "scale": own.codebook_scale, "clustering": own.clustering}
         embed, newline = self.network.get_input_embeddings(), self.network.model.image_newline
         for frames, before, behind, answer in zip(
             *(batch[n] for n in ("frames", "before", "behind", "answer")), strict=True
         ):
             features = self.pipeline[0].encoder.features(frames).unsqueeze(0)
-            reduced = reduce(features, self.budget, block=self.block, scale="unit")
+            reduced = reduce(features, self.budget, **how)
             seen = reduced.tokens[0][reduced.token_mask[0]].to(newline.dtype)
             words = [embed(ids.to(newline.device)) for ids in (before, behind, answer)]
             rows.append(torch.cat([words[0], seen, newline.unsqueeze(0), words[1], words[2]]))

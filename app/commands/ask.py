@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
 from genmm.core.errors import UsageError
+from genmm.systems.vqtoken.methods import BLOCKS
 
 DESCRIPTION = """\
 Answer a question about a video from its few tokens. The embedded model knows simple
@@ -32,6 +33,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--max-words", type=int, default=128, metavar="N", help="longest answer of a language model (128)"
     )
+    parser.add_argument(
+        "--block",
+        choices=list(BLOCKS),
+        help="attention block of a language model, if its checkpoint has it, or none; default: as it was trained",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON with probabilities")
     add_model_options(parser)
 
@@ -42,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline = load_video_model(args)
     if hasattr(pipeline, "answer_stream"):
         return _stream(pipeline, video, args)
+    if args.block is not None:
+        raise UsageError(f"--block is for language models; {pipeline.name} has one block, which it was trained with")
     answerer = pipeline.answerer
     if answerer is not None:
         answerer.encode([args.question])  # before the video is read
@@ -63,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, ANN202 - no imports of torch here
-    """The reduced video of a .gmvq file. Raises: UsageError with --tokens, DataError when the file is damaged."""
-    if args.tokens is not None:
-        raise UsageError(f"{path.name} has its tokens already; leave --tokens out, or ask about the video itself")
+    """The reduced video of a .gmvq file. Raises: UsageError with options of the reduction, DataError when damaged."""
+    if args.tokens is not None or args.block is not None:
+        raise UsageError(
+            f"{path.name} has its tokens already; leave --tokens and --block out, or ask about the video itself"
+        )
     return pipeline.unpack(path.read_bytes())
 
 
@@ -74,7 +84,8 @@ def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
     said = []
     if video.suffix.lower() == ".gmvq":
         video = _unpacked(pipeline, video, args)
-    for piece in pipeline.answer_stream(video, args.question, tokens=args.tokens, max_new_tokens=args.max_words):
+    options = {"tokens": args.tokens, "block": args.block, "max_new_tokens": args.max_words}
+    for piece in pipeline.answer_stream(video, args.question, **options):
         said.append(piece)
         if not args.json:
             print(piece, end="", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import genmm
-from genmm.core.errors import CheckpointError, UsageError
+from genmm.core.errors import CheckpointError, ConfigError, UsageError
 from genmm.media.video import write_video
 from genmm.systems.vqtoken.convert import block_tensors, convert_vqtoken, official_block
 from genmm.systems.vqtoken.llava import LlavaPipeline, prompt_parts
 
 GRID, WIDTH = 4, 32
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "vqtoken"
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,89 @@ def test_fine_tuning_learns_an_answer_and_writes_a_model(converted, clip, tmp_pa
     )
     frozen = VideoLanguageTask(str(converted), trained=("block",))
     assert all(name.startswith("block.") for name, p in frozen.named_parameters() if p.requires_grad)
+    with pytest.raises(ConfigError, match="nothing would be trained"):
+        VideoLanguageTask(str(converted), block="none", trained=("block",))
     manifest.write_text('{"video": "gone.mp4", "question": "a", "answer": "b"}\n')
     with pytest.raises(DataError, match="line 1"):
         data.dataset("train")
+
+
+def test_our_block_starts_as_the_identity_and_answers_after_training(converted, clip, tmp_path, capsys):
+    from app.cli import main
+    from models.vqtoken_llava import VideoLanguageTask
+
+    task = VideoLanguageTask(str(converted), tokens=4, block="occupancy", trained=("block",))
+    pipeline = task.pipeline[0]
+    torch.testing.assert_close(
+        pipeline.watch(clip, tokens=4).tokens, pipeline.watch(clip, tokens=4, block="none").tokens
+    )
+    ids = [torch.tensor(pipeline.tokenizer(text)["input_ids"]) for text in ("what", "?", "noise")]
+    frames = torch.from_numpy(np.random.default_rng(2).integers(0, 255, (3, 24, 24, 3), np.uint8))
+    batch = {"frames": [frames], **{name: [own] for name, own in zip(("before", "behind", "answer"), ids, strict=True)}}
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(10):
+        losses.append(task.losses(batch, 0, "train")["loss"])
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert float(losses[-1].detach()) < float(losses[0].detach()) - 0.05
+
+    tuned = task.export(tmp_path / "tuned")
+    again = genmm.load(str(tuned), device="cpu", dtype="float32")
+    assert (again.info["block"], again.info["clustering"]) == ("occupancy", "k_center")
+    assert not any(name.startswith("block.to_q_proj") for name in load_file(tuned / "model.safetensors"))
+    own, plain = (again.watch(clip, tokens=4, block=block).tokens for block in (None, "none"))
+    assert own.shape == plain.shape and not torch.allclose(own, plain)
+
+    def asked(*options: str) -> str:
+        line = ["ask", str(clip), "What is this?", "--model", str(tuned), "--device", "cpu", "--dtype", "float32"]
+        assert main([*line, "--tokens", "4", "--max-words", "4", *options]) == 0
+        return capsys.readouterr().out.strip()
+
+    assert (
+        asked()
+        == asked("--block", "occupancy")
+        == again.answer_words(again.watch(clip, tokens=4), "What is this?", max_new_tokens=4)
+    )
+    assert asked("--block", "none") == again.answer_words(
+        again.watch(clip, tokens=4, block="none"), "What is this?", max_new_tokens=4
+    )
+    assert main(["ask", str(clip), "What is this?", "--model", str(tuned), "--block", "official"]) == 2
+    assert "block is none or occupancy; got 'official'" in capsys.readouterr().err
+
+
+def test_folders_converted_before_they_named_their_block_still_load(converted, clip, tmp_path):
+    folder = tmp_path / "older"
+    shutil.copytree(converted, folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["block"], config["runs_block"]
+    (folder / "config.json").write_text(json.dumps({**config, "block_heads": 8}))
+    older, newer = (genmm.load(str(f), device="cpu", dtype="float32") for f in (folder, converted))
+    assert older.config.block == newer.config.block and not older.runs_block
+    torch.testing.assert_close(
+        older.watch(clip, tokens=3, block="official").tokens, newer.watch(clip, tokens=3, block="official").tokens
+    )
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("block", ["official", "occupancy"])
+def test_the_configurations_of_the_paper_train_from_the_command_line(converted, clip, tmp_path, monkeypatch, block):
+    from app.train import run_training
+
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.chdir(tmp_path)
+    rows = [{"video": str(clip), "question": "What?", "answer": answer} for answer in ("noise", "squares")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--config", str(CONFIGS / "paper.yaml"), "--run.name", "try"]
+    if block == "occupancy":
+        given += ["--config", str(CONFIGS / "paper_occupancy.yaml")]
+    given += [f"--model.start_from={converted}", f"--data.model={converted}", "--data.manifest=train.jsonl"]
+    given += ["--model.tokens=4", "--data.frames=3", "--data.side=24", "--data.workers=0"]
+    short = {"max_steps": 2, "devices": 1, "accelerator": "cpu", "strategy": "auto", "precision": "32-true"}
+    short |= {"enable_progress_bar": "false", "enable_model_summary": "false"}
+    assert run_training("fit", [*given, *(f"--trainer.{name}={value}" for name, value in short.items())]) == 0
+    tuned = genmm.load(str(tmp_path / "runs" / "vqtoken" / "try" / "export"), device="cpu", dtype="float32")
+    assert tuned.info["block"] == block
+    assert isinstance(tuned.answer_words(clip, "What?", tokens=4, max_new_tokens=2), str)

@@ -7,18 +7,16 @@ mask [B, M]); M is K except for `official`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from genmm.core.errors import ShapeError
 from genmm.nn.attention import attend
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, frame_counts, one_hot
+from genmm.systems.vqtoken.methods import BlockName
 
-__all__ = ["BLOCKS", "BlockName", "OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block"]
+__all__ = ["OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block"]
 
-BlockName = Literal["none", "official", "paper", "occupancy"]
 OFFICIAL_INNER = 2048
 """Width of the feed-forward of the published block, whatever the rest is."""
 
@@ -191,13 +189,14 @@ def _read_at(table: Tensor, count: int, lengths: Tensor | None) -> Tensor:
     return (1 - share) * table[low] + share * table[low + 1]
 
 
-BLOCKS = ("none", "official", "paper", "occupancy")
-
-
-def make_block(name: BlockName, width: int, heads: int, cells: int, *, bins: int = 8, grid: int = 4) -> nn.Module:
-    """The block of a name; `cells` (H x W) matters to the official one alone."""
+def make_block(
+    name: BlockName, width: int, heads: int, cells: int, *, bins: int = 8, grid: int = 4, zero_start: bool = False
+) -> nn.Module:
+    """The block of a name; `cells` (H x W) matters to the official one alone, bins, grid and start to occupancy."""
     if name == "none":
         return PlainBlock()
     if name == "official":
         return OfficialBlock(cells, width, heads)
-    return PaperBlock(width, heads) if name == "paper" else OccupancyBlock(width, heads, bins=bins, grid=grid)
+    if name == "paper":
+        return PaperBlock(width, heads)
+    return OccupancyBlock(width, heads, bins=bins, grid=grid, zero_start=zero_start)

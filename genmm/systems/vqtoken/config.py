@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from genmm.core.errors import ConfigError
 from genmm.nn.vit import VisionConfig
-from genmm.systems.vqtoken.blocks import BLOCKS, BlockName
-from genmm.systems.vqtoken.methods import CLUSTERINGS, Clustering
+from genmm.systems.vqtoken.methods import BLOCKS, CLUSTERINGS, BlockName, Clustering
 
 __all__ = ["AnswererConfig", "BlockConfig", "FrameConfig", "VqTokenConfig"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from genmm.core.files import read_json
 from genmm.core.staging import check_target, staged_folder
 from genmm.core.weights import read_tensors
 from genmm.systems.vqtoken.blocks import OFFICIAL_INNER, OfficialBlock
+from genmm.systems.vqtoken.config import BlockConfig
+from genmm.systems.vqtoken.llava import PLAIN, LlavaPipeline, build_llava
 
 __all__ = ["BLOCK_PREFIXES", "block_tensors", "convert_vqtoken", "official_block"]
 
@@ -25,6 +28,8 @@ BLOCK_PREFIXES = ("model.cross_attention.", "cross_attention.", "module.model.cr
 """Where the block's tensors may sit in a state dict."""
 MARK = "to_q_proj.weight"
 TOWER = "model.vision_tower.vision_tower.vision_model."
+HEADS = 8
+"""Attention heads of the released block; the weights do not tell."""
 VISION_HEADS = 16
 """Attention heads of SigLIP so400m; the weights do not tell."""
 TOKENIZER_FILES = (
@@ -49,7 +54,7 @@ def block_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     )
 
 
-def official_block(tensors: Mapping[str, Tensor], *, heads: int = 8) -> OfficialBlock:
+def official_block(tensors: Mapping[str, Tensor], *, heads: int = HEADS) -> OfficialBlock:
     """Build the published block from a state dict, with or without prefix; sizes are read from to_q_proj.weight.
 
     The number of heads is not in the weights; 8 in the released model.
@@ -89,19 +94,17 @@ def convert_vqtoken(
     say(Progress(0, 3, "steps", f"reading {official.name or official}"))
     values = _read_config(official)
     tensors = _read_weights(official)
-    from genmm.systems.vqtoken.llava import build_llava
-
     config = llava_config(values, tensors, vision_heads)
     network = build_llava(config)
     renamed = _renamed(tensors, set(network.state_dict()))
     load_into(network, renamed)  # says what is missing or misshapen
     del network
     stored = {f"llava.{name}": tensor for name, tensor in renamed.items()}
-    has_block = any(prefix + MARK in tensors for prefix in BLOCK_PREFIXES)
-    if has_block:
+    cells = 0
+    if any(prefix + MARK in tensors for prefix in BLOCK_PREFIXES):
         stored |= {f"block.{name}": tensor for name, tensor in block_tensors(tensors).items()}
-        official_block(tensors)
-    settings = _settings(config, has_block, licence, origin or {})
+        cells = official_block(tensors).cells
+    settings = _settings(config, cells, licence, origin or {})
     with staged_folder(out, overwrite=overwrite) as stage:
         say(Progress(1, 3, "steps", "writing"))
         save_checkpoint(stage, settings, stored, extra_files={**_tokenizer_files(official), **_card(settings)})
@@ -114,8 +117,6 @@ def convert_vqtoken(
 
 def try_llava(folder: Path) -> str:
     """Load a converted folder and let it write two words about a grey clip. Raises when anything about it fails."""
-    from genmm.systems.vqtoken.llava import LlavaPipeline
-
     pipeline = LlavaPipeline.from_folder(folder, device="cpu", dtype="float32")
     pipeline.frames = 2
     frames = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
@@ -215,14 +216,16 @@ def _tokenizer_files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def _settings(config: dict[str, Any], has_block: bool, licence: str, origin: Mapping[str, str]) -> dict[str, Any]:
-    with_block = "with the published attention block" if has_block else "without the attention block"
+def _settings(config: dict[str, Any], cells: int, licence: str, origin: Mapping[str, str]) -> dict[str, Any]:
+    with_block = "with the published attention block" if cells else "without the attention block"
+    block = BlockConfig(kind="official", heads=HEADS, cells=cells, codebook_scale="unit") if cells else PLAIN
     return {
         "system": "vqtoken",
         "kind": "llava",
         "llava": config,
         "frames": 32,
-        "block_heads": 8,
+        "block": asdict(block),
+        "runs_block": False,
         "licence": licence,
         "description": f"official VQToken on LLaVA-OneVision: free questions about videos, {with_block}",
         "origin": dict(origin),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
-from genmm.core.errors import CheckpointError, MissingDependencyError, UsageError
+from genmm.core.errors import CheckpointError, ConfigError, MissingDependencyError, UsageError
 from genmm.core.limits import LONG_FOOTAGE, clean_text
 from genmm.media.source import MediaInput
 from genmm.quantizers.adaptive import AdaptiveK
-from genmm.systems.vqtoken.blocks import OfficialBlock, PlainBlock
+from genmm.systems.vqtoken.blocks import make_block
 from genmm.systems.vqtoken.config import BlockConfig, FrameConfig, VqTokenConfig
 from genmm.systems.vqtoken.encoders import CHUNK_FRAMES, siglip_pixels
+from genmm.systems.vqtoken.methods import BlockName, Clustering
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo, splice
 from genmm.systems.vqtoken.reducer import Budget
@@ -35,6 +37,8 @@ __all__ = ["LlavaPipeline", "build_llava", "prompt_parts"]
 
 SYSTEM_LINE = "You are a helpful assistant."
 END = "<|im_end|>"
+PLAIN = BlockConfig(kind="none", codebook_scale="unit")
+"""Tokens as the released code gives them to its language model: means of unit tokens, no block."""
 RELEASED = AdaptiveK(rule="silhouette", least=12, most=32)
 """Tokens of a clip unless a number is given: the bounds of the published search, with a rule that works."""
 
@@ -93,28 +97,55 @@ class LlavaEncoder:
 
 
 class LlavaPipeline(VqTokenPipeline):
-    """Videos to tokens and to answers in words, with the published weights."""
+    """Videos to tokens and to answers in words, with the published weights or with some trained on from them.
+
+    `block` is the attention block of the checkpoint, `runs_block` whether it is run unless something else is asked for:
+    the published code holds one and takes the bare codebook.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         tokenizer: Any,
         *,
-        official: OfficialBlock | None = None,
+        block: BlockConfig = PLAIN,
+        runs_block: bool = False,
         frames: int = 32,
         name: str = "vqtoken-llava",
         folder: Path | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.official, self.frames = network, tokenizer, official, frames
+        self.network, self.tokenizer, self.frames = network, tokenizer, frames
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), LONG_FOOTAGE
-        self.block, self.answerer, self._fingerprint, self._encoder_fingerprint = PlainBlock(), None, None, None
-        side = network.config.vision_config.image_size
-        self.config = VqTokenConfig(
-            frames=FrameConfig(fps=1.0, side=side, most_frames=frames),
-            block=BlockConfig(kind="none", codebook_scale="unit"),
-        )
+        self.answerer, self._fingerprint, self._encoder_fingerprint = None, None, None
+        self._frames = FrameConfig(fps=1.0, side=network.config.vision_config.image_size, most_frames=frames)
         self.encoder = LlavaEncoder(network, f"llava-{self.model['fingerprint']}")
+        self._use_block(block, runs=runs_block)
+
+    def _use_block(self, block: BlockConfig, *, runs: bool) -> None:
+        cells = self.encoder.grid**2
+        if block.kind == "official" and block.cells != cells:
+            raise ConfigError(f"the published block reads {block.cells} cells a frame, this vision tower gives {cells}")
+        sizes = {"bins": block.bins, "grid": block.grid}
+        self.block = make_block(block.kind, self.encoder.width, block.heads, cells, **sizes, zero_start=True)
+        self.runs_block = runs and block.kind != "none"
+        self.config = VqTokenConfig(frames=self._frames, block=block)
+
+    def train_block(self, kind: BlockName, clustering: Clustering) -> None:
+        """Run the block of this kind from now on: the one it has, or a new one in its place, to be trained.
+
+        A new block of the kind occupancy begins as the identity, so the language model sees at first what it knows.
+        """
+        own = self.config.block
+        if kind == own.kind:
+            self.config = replace(self.config, block=replace(own, clustering=clustering))
+            self.runs_block = kind != "none"
+        else:
+            cells = self.encoder.grid**2 if kind == "official" else 0
+            self._use_block(
+                BlockConfig(kind=kind, heads=8, cells=cells, codebook_scale="unit", clustering=clustering), runs=True
+            )
+            self.block.to(self.device)
 
     @classmethod
     def from_folder(
@@ -131,21 +162,19 @@ class LlavaPipeline(VqTokenPipeline):
         network.to(next(iter(own.values())).dtype)
         load_into(network, own)
         block = {n.removeprefix("block."): t for n, t in tensors.items() if n.startswith("block.")}
-        official = None
-        if block:
-            from genmm.systems.vqtoken.convert import official_block
-
-            official = official_block(block, heads=config.get("block_heads", 8)).eval().requires_grad_(False)
         about = {key: config[key] for key in ("licence", "description", "origin") if key in config}
         pipeline = cls(
             network.requires_grad_(False),
             load_tokenizer(folder / "tokenizer"),
-            official=official,
+            block=BlockConfig(**config["block"]) if "block" in config else _released_block(config, block),
+            runs_block=config.get("runs_block", False),
             frames=config.get("frames", 32),
             name=folder.resolve().name,
             folder=folder,
             about=about,
         )
+        load_into(pipeline.block, block)
+        pipeline.block.eval().requires_grad_(False)
         return pipeline.to(device, dtype)
 
     def to(self, device: Any = None, dtype: Any = None) -> LlavaPipeline:
@@ -153,8 +182,7 @@ class LlavaPipeline(VqTokenPipeline):
         weight = self.network.model.image_newline
         place = weight.device if device is None else choose_device(device)
         self.network.to(place, weight.dtype if dtype is None else choose_dtype(dtype, place))
-        if self.official is not None:
-            self.official.to(place, torch.float32)
+        self.block.to(place, torch.float32)
         return self
 
     def save(self, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
@@ -164,15 +192,13 @@ class LlavaPipeline(VqTokenPipeline):
         return save_checkpoint(folder, self._stored_config(), self._stored_tensors(), dtype=dtype)
 
     def _stored_config(self) -> dict[str, Any]:
-        heads = self.official.heads if self.official is not None else 8
         stored = {"system": self.system, "kind": "llava", "llava": self.network.config.to_dict()}
-        return {**stored, "frames": self.frames, "block_heads": heads, **self.about}
+        block = {"block": asdict(self.config.block), "runs_block": self.runs_block}
+        return {**stored, "frames": self.frames, **block, **self.about}
 
     def _stored_tensors(self) -> dict[str, Tensor]:
-        tensors = {f"llava.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        if self.official is not None:
-            tensors |= {f"block.{name}": tensor for name, tensor in self.official.state_dict().items()}
-        return tensors
+        own = {f"llava.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        return own | {f"block.{name}": tensor for name, tensor in self.block.state_dict().items()}
 
     @property
     def device(self) -> torch.device:
@@ -182,27 +208,34 @@ class LlavaPipeline(VqTokenPipeline):
     @property
     def info(self) -> dict[str, Any]:
         """Name, system, fingerprint and sizes, JSON-able."""
-        count = sum(p.numel() for p in self.network.parameters())
-        return {**self.about, **self.model, "parameters": count, "width": self.encoder.width, "block": "none"}
+        count = sum(p.numel() for part in (self.network, self.block) for p in part.parameters())
+        own = self.config.block
+        about = {"block": own.kind if self.runs_block else "none", "clustering": own.clustering}
+        return {**self.about, **self.model, "parameters": count, "width": self.encoder.width, **about}
 
     def _fitting_block(self, features: Tensor) -> nn.Module | None:
-        return None
+        fits = self.runs_block and features.shape[-1] == self.encoder.width
+        return self.block if fits else None
 
     # ------------------------------------------------------------ answers in words
 
     def watch(
-        self, source: MediaInput, *, tokens: int | str | Budget | None = None, block: str = "none"
+        self, source: MediaInput, *, tokens: int | str | Budget | None = None, block: str | None = None
     ) -> ReducedVideo:
         """Reduce a video for the language model: frames spread evenly over it, as published.
 
-        block="official" runs the published attention block (max(T, K) tokens); "none" gives the codebook, which is the
-        path that the released code takes.
+        `block` is "none" for the bare codebook, which is the path that the released code takes, or the kind that the
+        checkpoint holds ("official" gives max(T, K) tokens); by default what the checkpoint was trained with.
+        Raises: UsageError for a block that the checkpoint does not hold.
         """
-        features = self.encoder(self._sampled(source)).unsqueeze(0)
+        kind = self.config.block.kind
+        if block not in (None, "none", kind):
+            held = f"none or {kind}" if kind != "none" else "none: this checkpoint holds no other"
+            raise UsageError(f"block is {held}; got {block!r}")
+        runs = self.runs_block if block is None else block != "none"
         budget = RELEASED if tokens in (None, "adaptive") else budget_of(tokens)
-        if block not in ("none", "official") or (block == "official" and self.official is None):
-            raise UsageError(f"block is none or, where the checkpoint has it, official; got {block!r}")
-        return self.reduce(features, budget, block=self.official if block == "official" else None)
+        features = self.encoder(self._sampled(source)).unsqueeze(0)
+        return self.reduce(features, budget, block=self.block if runs else None)
 
     def _sampled(self, source: MediaInput) -> np.ndarray:
         return sample_frames(source, self.frames, max_side=2 * self.config.frames.side, limits=self.limits)
@@ -224,10 +257,11 @@ class LlavaPipeline(VqTokenPipeline):
         question: str,
         *,
         tokens: int | str | Budget | None = None,
+        block: str | None = None,
         max_new_tokens: int = 128,
     ) -> Iterator[str]:
         """Pieces of the answer while it is written (greedy, so the same video always gets the same answer)."""
-        reduced = video if isinstance(video, ReducedVideo) else self.watch(video, tokens=tokens)
+        reduced = video if isinstance(video, ReducedVideo) else self.watch(video, tokens=tokens, block=block)
         ids: list[int] = []
         said = ""
         for number in self._greedy(self.prompt(question, reduced), max_new_tokens):
@@ -254,6 +288,14 @@ class LlavaPipeline(VqTokenPipeline):
             yield token
             past = out.past_key_values
             embeds = network.get_input_embeddings()(torch.tensor([[token]], device=self.device))
+
+
+def _released_block(config: Mapping[str, Any], block: Mapping[str, Tensor]) -> BlockConfig:
+    """What block a folder holds that was converted before such folders said so."""
+    if not block:
+        return PLAIN
+    cells = block["to_q_proj.weight"].shape[1]
+    return BlockConfig(kind="official", heads=config.get("block_heads", 8), cells=cells, codebook_scale="unit")
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -1,10 +1,14 @@
-"""Names of the ways to reduce a video; light, so that a command line knows them before torch is imported."""
+"""Names of the ways to reduce a video and of the blocks behind them; a command line knows them without torch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["CLUSTERINGS", "CLUSTERING_METHODS", "METHODS", "Clustering"]
+__all__ = ["BLOCKS", "CLUSTERINGS", "CLUSTERING_METHODS", "METHODS", "BlockName", "Clustering"]
+
+BlockName = Literal["none", "official", "paper", "occupancy"]
+"""What turns codebook and map into tokens: nothing, the published block, the paper's equations 6 and 7, or ours."""
+BLOCKS = ("none", "official", "paper", "occupancy")
 
 Clustering = Literal["kmeans", "k_center"]
 """How vqtoken finds its clusters: kmeans (as published), whose codebook rows are means, or k_center, farthest first,
