@@ -26,10 +26,11 @@ examples:
   genmm highlight talk.mkv --share 0.1 --chapters chapters.txt --sheet sheet.png
   genmm highlight walk.mp4 --count 5 --thumbnails pictures/ --modality v
   genmm highlight game.mp4 --recipe h.json -o again.mp4            the segments of a file, perhaps edited
+  genmm highlight game.mp4 --recipe reel.mp4 --edl reel.edl        a reel knows its segments too
   genmm highlight --adapt footage/ --save my-model                 fit the model to your videos
   genmm highlight game.mp4 --model ./my-model -o reel.mp4
 
-The JSON file is a recipe too. What was odd about the file is said at the end."""
+The JSON file is a recipe too, and so is the reel. What was odd about the file is said at the end."""
 AMOUNTS = ("seconds", "share", "count")
 BARS = " .:-=+*#%@"
 REELS = (".mp4", ".m4v", ".mov")
@@ -69,7 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="any other setting, such as min_segment_s=3, or position=0 not to prefer the middle; may be repeated",
     )
-    group.add_argument("--recipe", metavar="FILE", help="take segments and settings from a JSON file of this command")
+    group.add_argument(
+        "--recipe", metavar="FILE", help="take segments and settings from a JSON file or a reel of this command"
+    )
     group = parser.add_argument_group("fitting to your footage")
     group.add_argument("--adapt", metavar="FOLDER", help="learn from all videos below it, without labels")
     group.add_argument("--save", metavar="FOLDER", help="where the fitted model goes; default: FOLDER-model")

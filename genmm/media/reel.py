@@ -24,6 +24,7 @@ from genmm.media.containers import DAMAGE, Notes, decoded, largest_video, main_a
 from genmm.media.edit_lists import Span, edit_rate
 from genmm.media.media_info import probe
 from genmm.media.source import MediaInput, open_source
+from genmm.media.tags import pack_tags
 from genmm.media.video import SEEK_FROM_S, iter_frames
 from genmm.media.video_write import write_video
 
@@ -199,7 +200,12 @@ def _resampled(container: Any, stream: Any, media: Any, rate: int) -> Iterator[t
 
 
 def copy_reel(
-    path: str | os.PathLike[str], source: MediaInput, spans: Sequence[Span], *, limits: Limits = DEFAULT_LIMITS
+    path: str | os.PathLike[str],
+    source: MediaInput,
+    spans: Sequence[Span],
+    *,
+    tags: Mapping[str, Any] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Path:
     """Write the spans without encoding anew: fast and without loss, but every part begins at a key frame before it.
 
@@ -217,6 +223,7 @@ def copy_reel(
         if odd or video is None:
             raise UsageError(f"parts can be copied from H.264, HEVC, AAC and MP3 only, not {', '.join(odd) or 'this'}")
         with av.open("file:" + os.path.abspath(temporary), "w", format="mp4") as out:
+            out.metadata.update(pack_tags(tags))
             tracks = {s.index: out.add_stream_from_template(s) for s in streams}
             at_s = 0.0
             for span in spans:

@@ -77,6 +77,17 @@ def test_an_edited_document_decides_the_reel(video, tmp_path, monkeypatch, capsy
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("copied", ["", "--copy"])
+def test_a_reel_is_a_recipe_and_its_segments_keep_their_scores(video, tmp_path, monkeypatch, capsys, copied):
+    monkeypatch.chdir(tmp_path)
+    assert main(f"highlight {video} -o reel.mp4 --json h.json --seconds 3 --scorer heuristic {copied}".split()) == 0
+    Path("h.json").rename("first.json")  # nothing lies beside the reel
+    assert main(f"highlight {video} --recipe reel.mp4 --json again.json".split()) == 0
+    first, again = (read_highlights(name) for name in ("first.json", "again.json"))
+    assert first["segments"] == again["segments"] and first["settings"] == again["settings"]
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -31,7 +31,7 @@ from genmm.media.edit_lists import (
 from genmm.media.reel import copy_reel, write_reel
 from genmm.media.reel_pictures import write_contact_sheet, write_thumbnails
 from genmm.media.source import MediaInput
-from genmm.systems.rasl.segments import Segment
+from genmm.systems.rasl.segments import Segment, mean_score
 
 __all__ = ["SCHEMA", "HighlightResult", "read_highlights"]
 
@@ -88,11 +88,15 @@ class HighlightResult(Result):
                 raise UsageError(f"a segment must lie within 0 and {self.duration_s:.2f} s, got {start:g} to {end:g}")
             if segments and start < segments[-1].end_s - 1e-6:
                 raise UsageError(f"segments must not overlap: {segments[-1].end_s:g} s is after {start:g} s")
-            inside = (self.times_s[:, 0] < end) & (self.times_s[:, 1] > start)
             shot = int(np.searchsorted(np.asarray(self.cuts_s), start + 1e-6, side="right"))
-            score = float(self.scores[inside].mean()) if inside.any() else 0.0
+            score = mean_score(self.times_s, self.scores, start, end)
             segments.append(Segment(float(start), float(min(end, self.duration_s)), score, shot))
         return dataclasses.replace(self, segments=tuple(segments))
+
+    def recipe(self) -> dict[str, Any]:
+        """As of any result, with the segments, which somebody may have edited."""
+        spans = [{"start_s": round(s.start_s, 6), "end_s": round(s.end_s, 6)} for s in self.segments]
+        return {**super().recipe(), "segments": spans}
 
     # ------------------------------------------------------------ documents
 
@@ -212,15 +216,16 @@ class HighlightResult(Result):
         """
         if mode not in ("encode", "copy"):
             raise UsageError(f"mode must be encode or copy, got {mode!r}")
+        tags = {"title": f"Highlights of {self.source}"[:200], "recipe": self.recipe()}
         if mode == "copy":
-            return copy_reel(path, self._media(), self.spans(), limits=self.limits)
+            return copy_reel(path, self._media(), self.spans(), tags=tags, limits=self.limits)
         return write_reel(
             path,
             self._media(),
             self.spans(),
             max_side=max_side,
             crf=crf,
-            tags={"title": f"Highlights of {self.source}"[:200], "comment": "made with genmm"},
+            tags=tags,
             limits=self.limits,
             cancel=cancel,
             on_progress=on_progress,

@@ -12,7 +12,7 @@ import numpy as np
 
 from genmm.core.errors import UsageError
 
-__all__ = ["Budget", "Segment", "choose_segments", "shots_of"]
+__all__ = ["Budget", "Segment", "choose_segments", "mean_score", "shots_of"]
 
 TICK_S = 0.1
 """Lengths are counted in tenths of a second."""
@@ -28,7 +28,7 @@ class Segment:
     start_s: float
     end_s: float
     score: float
-    """Mean score of its clips, 0 to 1."""
+    """`mean_score` from its start to its end, 0 to 1."""
     shot: int
     """Number of the shot in which it begins, from 0."""
 
@@ -108,7 +108,19 @@ def choose_segments(
             chosen = [_shortened(max(pieces, key=lambda piece: piece.score), seconds)]
     joined = _joined(chosen, budget.max_segment_s)
     room = None if budget.count is not None else seconds - sum(piece.end_s - piece.start_s for piece in joined)
-    return _padded(joined, cuts_s, duration_s, budget, room)
+    spans = _padded(joined, cuts_s, duration_s, budget, room)
+    return tuple(
+        Segment(start, end, mean_score(times_s, scores, start, end), piece.shot)
+        for (start, end), piece in zip(spans, joined, strict=True)
+    )
+
+
+def mean_score(times_s: np.ndarray, scores: np.ndarray, start_s: float, end_s: float) -> float:
+    """Mean score between two times, each clip [n, 2] counted by how much of it lies there; 0 where none does."""
+    shares = np.minimum(times_s[:, 1], end_s) - np.maximum(times_s[:, 0], start_s)
+    shares = shares.clip(0.0)
+    total = float(shares.sum())
+    return float(shares @ scores) / total if total > 0 else 0.0
 
 
 def _pieces(times_s: np.ndarray, scores: np.ndarray, cuts_s: Sequence[float], least_s: float) -> list[_Piece]:
@@ -228,13 +240,13 @@ def _joined(pieces: list[_Piece], longest_s: float) -> list[_Piece]:
 
 def _padded(
     pieces: list[_Piece], cuts_s: Sequence[float], duration_s: float, budget: Budget, room_s: float | None
-) -> tuple[Segment, ...]:
-    """Give segments room at both ends, but not across a cut, into a neighbour, or beyond the budget or the longest."""
+) -> list[tuple[float, float]]:
+    """Give pieces room at both ends, but not across a cut, into a neighbour, or beyond the budget or the longest."""
     cuts = np.asarray(sorted({0.0, duration_s, *cuts_s}))
     left = room_s if room_s is not None else np.inf
-    segments = []
+    spans: list[tuple[float, float]] = []
     for index, piece in enumerate(pieces):
-        before = segments[-1].end_s if segments else 0.0
+        before = spans[-1][1] if spans else 0.0
         after = pieces[index + 1].start_s if index + 1 < len(pieces) else duration_s
         low = max(before, float(cuts[cuts <= piece.start_s + 1e-6].max()))
         high = min(after, float(cuts[cuts >= piece.end_s - 1e-6].min()))
@@ -243,5 +255,5 @@ def _padded(
         left -= front
         back = max(0.0, min(budget.pad_s, high - piece.end_s, left, spare - front))
         left -= back
-        segments.append(Segment(piece.start_s - front, piece.end_s + back, piece.score, piece.shot))
-    return tuple(segments)
+        spans.append((piece.start_s - front, piece.end_s + back))
+    return spans
