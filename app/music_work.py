@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
-from app.recipes import find_recipe
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
+from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
     from genmm.media.audio import Audio
@@ -86,16 +86,17 @@ def recipe_of(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
     return recipe
 
 
-def asked(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments that every music call takes; options go before the recipe."""
+def asked(args: argparse.Namespace, recipe: dict[str, Any] | None, *, steps: str = "steps") -> dict[str, Any]:
+    """Arguments that every music call takes; options go before the recipe. --steps gives the setting `steps`: an edit
+    walks there and back, and its steps are a setting of their own."""
     settings: dict[str, Any] = {}
     before = recipe["settings"] if recipe else {}
     if recipe:
         settings |= _known_settings(before)
     settings |= dict(read_setting(text) for text in args.set)
-    for name in ("guidance", "steps"):
-        if getattr(args, name) is not None:
-            settings[name] = getattr(args, name)
+    for name, value in {"guidance": args.guidance, steps: args.steps}.items():
+        if value is not None:
+            settings[name] = value
     takes, seeds = args.takes, ()
     if recipe and args.seed is None and takes in (None, len(recipe["seeds"])):
         seeds = tuple(recipe["seeds"])
@@ -143,19 +144,6 @@ def read_source(path: str) -> Audio:
     from genmm.media.audio import read_audio
 
     return read_audio(Path(path).expanduser())
-
-
-def said_of(path: str) -> str:
-    """What the recipe of a recording says it is, in the fixed grammar; "" when there is none or it is not music."""
-    from genmm.core.errors import GenmmError
-    from genmm.systems.melodyflow.captions import Caption
-
-    try:
-        recipe = find_recipe(path)
-        captions = recipe.get("captions") if recipe["task"] == "music" else None
-        return Caption.from_dict(captions[0]).text() if captions else ""
-    except (GenmmError, TypeError, KeyError):
-        return ""
 
 
 def finish(result: MusicResult, output: Path) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
-from app.recipes import find_recipe
 from genmm.core.errors import DataError, UsageError
 from genmm.core.files import check_target
+from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
     from genmm.systems.tokenset.pipeline import TokenSetPipeline

@@ -56,18 +56,17 @@ def run(args: argparse.Namespace) -> int:
     regions = [_region(text) for text in args.region]
     recipe = work.recipe_of(args, "inpaint" if regions else "edit")
     texts = work.texts_of(args, recipe, 'genmm edit in.flac "same tune on guitar" -o out.flac')
-    wanted = _one_take(work.asked(args, recipe))
+    wanted = _one_take(work.asked(args, recipe, steps="steps" if regions else "edit_steps"))
     own = _own(args, recipe)
-    if args.steps is not None and not regions:  # an edit walks there and back; its steps are a setting of their own
-        wanted["settings"]["edit_steps"] = wanted["settings"].pop("steps")
     if regions and (len(texts) > 1 or args.strength is not None or args.method):
         raise UsageError("--region makes a part anew: it takes one description and neither --strength nor --method")
+    from genmm.systems.melodyflow.captions import caption_of
     from genmm.systems.melodyflow.request import check_texts
 
     check_texts("edit", texts, wanted["takes"])
     source = work.read_source(args.source)
     if recipe is None and args.source_text is None:
-        own["source_text"] = work.said_of(args.source)
+        own["source_text"] = caption_of(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
 

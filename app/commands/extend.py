@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     seconds = before.get("extra_s", 5.0) if args.seconds is None else args.seconds
     said = args.source_text
     if said is None:
-        said = before.get("source_text", "") or work.said_of(args.source)
+        from genmm.systems.melodyflow.captions import caption_of
+
+        said = before.get("source_text", "") or caption_of(args.source)
     source = work.read_source(args.source)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress

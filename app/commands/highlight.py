@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
-from app.recipes import find_recipe
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
+from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
-from app.recipes import find_recipe
 from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
 from genmm.core.limits import clean_text
 from genmm.core.seeds import check_seed
 from genmm.core.suggest import did_you_mean
+from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
     from app.progress import ProgressDisplay

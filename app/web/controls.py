@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from app.recipes import find_recipe
 from app.web.messages import escape, latest_problem
 from app.web.pool import ModelPool
 from app.web.tab import QUICK, SILENT, Page
 from genmm.core.errors import DataError, UsageError
 from genmm.core.events import Progress
 from genmm.core.seeds import check_seed
+from genmm.media.recipes import find_recipe
 
 __all__ = [
     "MAX_TAKES",

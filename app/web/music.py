@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 
-from app.music_work import said_of
 from app.web import music_api
 from app.web.controls import (
     RunButtons,
@@ -50,6 +49,7 @@ from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, GenmmError
 from genmm.core.events import Finished, Progress
+from genmm.systems.melodyflow.captions import caption_of
 from genmm.systems.melodyflow.request import MusicSettings
 
 __all__ = ["MusicTab"]
@@ -391,7 +391,7 @@ class MusicTab:
                 self.key,
                 lambda entry: entry.media == "audio",
                 [self.kind, self.source, self.said],
-                lambda entry: ["edit", str(entry.path), said_of(entry.recipe)],
+                lambda entry: ["edit", str(entry.path), caption_of(entry.recipe)],
             ),
         )
 
@@ -405,4 +405,4 @@ def _as_source(made: Composed | None, number: int) -> tuple[Any, Any, Any]:
     if made is None:
         return gr.skip(), gr.skip(), gr.skip()
     take = made.takes[int(number or 0)]
-    return "edit", str(take.path), said_of(take.recipe)
+    return "edit", str(take.path), caption_of(take.recipe)

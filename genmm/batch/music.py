@@ -56,7 +56,8 @@ class MusicTask:
         "source": "the recording to work on, path from the manifest's folder",
         "strength": "of an edit, 0 to 1",
         "method": "inversion of an edit, regularised or plain; default: regularised",
-        "source_text": "what the recording is; what the text leaves open stays so",
+        "source_text": "what the recording is; what the text leaves open stays so; default: as the recipe of the "
+        "recording says",
         "spans": "regions to make anew, list of [start, end] in seconds",
         "bars": "length of a loop",
         "bpm": "tempo, goes before the text",
@@ -79,7 +80,7 @@ examples:
     seconds: float = option("length of new music in seconds", 10.0, metavar="X")
     strength: float = option("strength of edits, 0 to 1", 0.9, metavar="X")
     guidance: float | None = option("how strongly the text is followed, 0 to 15. Default: the model's", metavar="X")
-    steps: int | None = option("network calls. Default: the model's", metavar="N")
+    steps: int | None = option("steps of the solver, of edits too. Default: the model's", metavar="N")
     format: str = option("format of the sound files", "flac", choices=("flac", "wav", "mp3", "ogg"))
     device: str = option("auto, cpu, cuda, cuda:N or mps", "auto", metavar="NAME")
     dtype: str = option("auto, float32 or bfloat16", "auto", metavar="NAME")
@@ -113,7 +114,7 @@ examples:
         if (kind in NEEDS_SOURCE) != (source is not None):
             raise UsageError(f"{kind} {'needs' if source is None else 'takes no'} source")
         texts = self._texts(given["text"], kind)
-        settings = {**self._own_settings, **self._object(given.get("settings", {}))}
+        settings = {**self._own_settings(kind), **self._object(given.get("settings", {}))}
         MusicSettings().changed(settings)
         arguments: dict[str, Any] = {name: given[name] for name in ("bpm", "key", "negative_text") if name in given}
         arguments["settings"] = settings
@@ -131,8 +132,8 @@ examples:
             arguments["extra_s"] = seconds
         else:
             arguments["bars"] = given.get("bars", 4)
-        if source is not None:
-            arguments["source_text"] = clean_description(given.get("source_text", ""))
+        if "source_text" in given:
+            arguments["source_text"] = clean_description(given["source_text"])
         return MusicWork(kind, texts, source, arguments, seconds * len(texts))
 
     def cost(self, request: MusicWork) -> float:
@@ -149,7 +150,7 @@ examples:
         """Model, settings and format; not the device."""
         return {
             "model": self._model_fingerprint,
-            "settings": {"seconds": self.seconds, "strength": self.strength, **self._own_settings},
+            "settings": {"seconds": self.seconds, "strength": self.strength, **self._own_settings()},
             "format": self.format,
             "dtype": self.dtype,
             **({} if self.packing == "live" else {"packing": self.packing}),
@@ -197,8 +198,10 @@ examples:
         if work.kind == "loop":
             return self._pipeline.loop(work.texts[0], **arguments)
         from genmm.media.audio import read_audio
+        from genmm.systems.melodyflow.captions import caption_of
 
         source = read_audio(work.source)
+        arguments.setdefault("source_text", caption_of(work.source))
         if work.kind == "edit":
             return self._pipeline.edit(source, work.texts, **arguments)
         if work.kind == "inpaint":
@@ -238,9 +241,9 @@ examples:
             raise UsageError(f"settings must be an object, got {value!r}")
         return value
 
-    @property
-    def _own_settings(self) -> dict[str, Any]:
-        own = {"guidance": self.guidance, "steps": self.steps}
+    def _own_settings(self, kind: str = "") -> dict[str, Any]:
+        """Those of the options; an edit walks there and back, and its steps are a setting of their own."""
+        own = {"guidance": self.guidance, "edit_steps" if kind == "edit" else "steps": self.steps}
         return {name: value for name, value in own.items() if value is not None}
 
     @cached_property

@@ -9,10 +9,10 @@ import pytest
 from tiny_music import chirp
 
 from app.cli import main
-from app.recipes import find_recipe
 from genmm.core.errors import LimitError, UsageError
 from genmm.core.results import read_recipe
 from genmm.media.audio import read_audio
+from genmm.media.recipes import find_recipe
 from genmm.systems.melodyflow.result import edit_stems
 
 TEXTS = ["organ", "dark choir", ""]
@@ -142,6 +142,19 @@ def test_a_row_of_a_batch_lists_descriptions_and_becomes_a_file_for_each(here, c
     (here / "made" / "as_2_dark_choir.flac").unlink()
     assert run("batch", "music", "--manifest", "in.jsonl", "--out", "made") == 0
     assert (here / "made" / "as_2_dark_choir.flac").is_file()
+
+
+def test_a_batch_knows_a_recording_of_ours_as_the_edit_command_does(here, capsys):
+    assert run("compose", "calm piano, 90 bpm", "--seconds", "1", "--seed", "1", "-o", "tune.flac") == 0
+    row = {"text": "organ", "source": "tune.flac", "seed": 3}
+    rows = [{"id": "told", **row}, {"id": "open", **row, "source_text": ""}]
+    (here / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("batch", "music", "--manifest", "in.jsonl", "--out", "made", "--steps", "4") == 0
+    assert run("edit", "tune.flac", "organ", "--seed", "3", "--steps", "4", "-o", "alone.flac") == 0
+    told, alone = (read_recipe(here / name)["settings"] for name in ("made/told.json", "alone.json"))
+    assert told == alone and "90 bpm" in told["source_text"] and told["edit_steps"] == 4
+    assert close(here / "made" / "told.flac", here / "alone.flac")
+    assert read_recipe(here / "made" / "open.json")["settings"]["source_text"] == ""
 
 
 @pytest.mark.parametrize(

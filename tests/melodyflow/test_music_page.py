@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_music import chirp
 
-from app.recipes import find_recipe
 from genmm.media.audio import read_audio, write_audio
+from genmm.media.recipes import find_recipe
 
 pytestmark = pytest.mark.timeout(600)
 

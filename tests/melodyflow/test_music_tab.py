@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tiny_music import chirp
 
-from app.recipes import find_recipe
 from app.web.music import MusicTab, _as_source
 from app.web.music_view import entries, facts_html, fitting, recipe_values, summary, understood_html
 from app.web.music_wave import HEIGHT, WIDTH, moved_region, region_picture, seconds_at
@@ -30,6 +29,7 @@ from genmm.core.events import CancelToken, Finished
 from genmm.core.limits import Limits
 from genmm.core.results import read_recipe
 from genmm.media.audio import read_audio, write_audio
+from genmm.media.recipes import find_recipe
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from genmm.core.errors import UsageError
+from genmm.core.errors import GenmmError, UsageError
+from genmm.media.recipes import find_recipe
 
 TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 """Names of the twelve pitch classes, from 0."""
@@ -161,3 +163,14 @@ def chord_pitch_classes(tonic: str, mode: str, degree: int) -> tuple[int, int, i
     """Root, third and fifth of the triad on a scale degree (0 to 6), as pitch classes 0 to 11."""
     scale, start = SCALES[mode], TONICS.index(tonic)
     return tuple((start + scale[(degree + step) % 7]) % 12 for step in (0, 2, 4))  # type: ignore[return-value]
+
+
+def caption_of(path: str | os.PathLike[str]) -> str:
+    """What the recipe of a recording (beside it or inside it) says it is, in the fixed grammar; "" when it has none or
+    is no music of genmm."""
+    try:
+        recipe = find_recipe(path)
+        captions = recipe.get("captions") if recipe["task"] == "music" else None
+        return Caption.from_dict(captions[0]).text() if captions else ""
+    except (GenmmError, TypeError, KeyError):
+        return ""

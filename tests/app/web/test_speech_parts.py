@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.recipes import find_recipe
 from app.web.pool import ModelPool
 from app.web.speech import _played_to_its_end
 from app.web.speech_recipe import OWN, recipe_values
@@ -31,6 +30,7 @@ from genmm.core.limits import Limits
 from genmm.core.results import read_recipe
 from genmm.hub.recipes import RECIPES
 from genmm.media.audio import read_audio
+from genmm.media.recipes import find_recipe
 from genmm.systems.sled.request import SpeechSettings
 
 
