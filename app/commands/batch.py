@@ -92,7 +92,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--engine", engine, choices=("local", "ray"), default="local")
     add("--max-errors", errors, type=_count_or_share, metavar="N")
     add("--no-retry-failed", "leave items that failed in an earlier run as they are", action="store_true")
-    add("--check", "check the manifest, say what would be done, and stop", action="store_true")
+    add(
+        "--check",
+        "check manifest, options and folder, say what is left to do, and stop",
+        action="store_true",
+    )
 
 
 def _add_field(group: argparse._ArgumentGroup, kind: type, entry: dataclasses.Field) -> None:
@@ -116,13 +120,22 @@ def run(args: argparse.Namespace) -> int:
     shard = Shard.parse(args.shard) if args.shard else Shard()
     check_seed(args.seed)
     named = getattr(task, "model", None)
-    if not args.check and isinstance(named, str) and named not in getattr(task, "presets", ()):
+    if isinstance(named, str) and named not in getattr(task, "presets", ()):
         find_model(named)  # before the heavy imports below, so that a mistyped name is answered at once
-    from genmm.batch.runner import make_plan, run_batch
+    from genmm.batch.runner import check_batch, run_batch
 
+    how = {
+        "seed": args.seed,
+        "shard": shard,
+        "workers": args.workers,
+        "batch_size": args.batch_size,
+        "max_errors": args.max_errors,
+    }
     if args.check:
-        plan = make_plan(task, args.manifest, args.seed)
-        print(f"{args.manifest} is fine: {len(plan.rows)} items, {len(shard.select(list(plan.rows)))} in shard {shard}")
+        plan, found = check_batch(task, args.manifest, args.out, **how)
+        part = "" if shard.is_whole else f", {found.total} in shard {shard}"
+        known = f"{found.done} done, {found.failed} failed before, {found.left} new"
+        print(f"{args.manifest} is fine: {len(plan.rows)} items{part}; in {args.out}: {known}")
         return 0
     from app.progress import ProgressDisplay
 
@@ -131,12 +144,8 @@ def run(args: argparse.Namespace) -> int:
             task,
             args.manifest,
             args.out,
-            seed=args.seed,
-            shard=shard,
-            workers=args.workers,
-            batch_size=args.batch_size,
+            **how,
             retry_failed=not args.no_retry_failed,
-            max_errors=args.max_errors,
             engine=args.engine,
             on_event=show,
             stop=stop,

@@ -24,7 +24,7 @@ from typing import IO, Any
 from genmm.batch.results_log import DONE, Record, fold, read_records, repair_tail, rewrite
 from genmm.batch.shards import Shard
 from genmm.core.errors import ConfigError, DataError, MissingDependencyError, UsageError
-from genmm.core.files import read_json, sync_folder
+from genmm.core.files import check_target, read_json, sync_folder
 
 try:
     import fcntl
@@ -47,10 +47,22 @@ class RunFolder:
         self.results = self.path / shard.results_name
         self.staging = self.private / f"staging-{shard.index:05d}-of-{shard.count:05d}"
 
+    def check(self, fingerprint: Mapping[str, Any]) -> None:
+        """See whether a run of this fingerprint may work here; nothing is made or changed.
+
+        Raises: UsageError when it cannot be a folder or cannot be written, and as `claim`.
+        """
+        self._check_is_folder()
+        check_target(self.results)
+        path = self.private / "fingerprint.json"
+        if path.exists():
+            _compare(path, read_json(path), _claimed(fingerprint))
+        else:
+            self._check_is_free(path)
+
     def prepare(self) -> None:
-        """Make the folder. Raises: UsageError when it cannot be one, DataError when it holds results without a run."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path} is a file; --out must name a folder")
+        """Make the folder. Raises: UsageError when it cannot be one, DataError when it cannot be made."""
+        self._check_is_folder()
         try:
             self.private.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,16 +88,11 @@ class RunFolder:
 
         Raises: ConfigError naming the fields that differ; DataError when results lie here without a fingerprint.
         """
-        mine = {"format": FINGERPRINT_FORMAT, **fingerprint}
-        path = self.private / "fingerprint.json"
+        mine, path = _claimed(fingerprint), self.private / "fingerprint.json"
         if not path.exists():
-            if found := self.result_files():
-                raise DataError(
-                    f"{self.path} holds {found[0].name} but not the fingerprint of the run that wrote it "
-                    f"({path}); use another folder, or move the old results away"
-                )
+            self._check_is_free(path)
             _create_once(path, mine)
-        _compare(path, read_json(path), json.loads(json.dumps(mine)))
+        _compare(path, read_json(path), mine)
 
     def clean_staging(self) -> None:
         """Remove what killed processes left unfinished, and make this shard's staging folder anew."""
@@ -160,6 +167,17 @@ class RunFolder:
     def remove_staging(self) -> None:
         """Take away this process's staging folder at the end of its work."""
         shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _check_is_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file; --out must name a folder")
+
+    def _check_is_free(self, missing: Path) -> None:
+        if found := self.result_files():
+            raise DataError(
+                f"{self.path} holds {found[0].name} but not the fingerprint of the run that wrote it "
+                f"({missing}); use another folder, or move the old results away"
+            )
 
     def _write_merged(self, digests: Mapping[str, str]) -> None:
         files = self.result_files()
@@ -236,6 +254,11 @@ def _create_once(path: Path, value: Mapping[str, Any]) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _claimed(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the folder stores of a fingerprint, as it reads it back."""
+    return json.loads(json.dumps({"format": FINGERPRINT_FORMAT, **fingerprint}))
 
 
 def _compare(path: Path, theirs: Any, mine: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from genmm.batch.plan import Plan, error_limit, fingerprint_of, gather_by_cost, 
 from genmm.batch.results_log import DONE, FAILED, Record, append_records
 from genmm.batch.shards import Shard
 from genmm.batch.task import BatchTask
+from genmm.core.devices import choose_device
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress
 
@@ -92,12 +93,11 @@ def run_batch(
     Raises: GenmmError for wrong usage, a bad manifest, a folder of another run or in use; RunStoppedError when the
         disk refuses. Finished items are safe in every case.
     """
-    part = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
     _check_numbers(workers, batch_size, max_errors)
     run = BatchRun(
         task=task,
         plan=make_plan(task, manifest, seed),
-        folder=RunFolder(out_dir, part),
+        folder=RunFolder(out_dir, _shard(shard)),
         batch_size=batch_size,
         retry_failed=retry_failed,
         max_errors=max_errors,
@@ -108,6 +108,46 @@ def run_batch(
     report = _with_engine(run, engine, workers)
     run.on_event(Finished(report))
     return report
+
+
+def check_batch(
+    task: BatchTask,
+    manifest: Path | str,
+    out_dir: Path | str,
+    *,
+    seed: int = 0,
+    shard: Shard | str | None = None,
+    workers: int = 1,
+    batch_size: int = 8,
+    max_errors: int | float | None = None,
+) -> tuple[Plan, BatchReport]:
+    """What `run_batch` would find with the same arguments: its plan, and the items that are done or failed already.
+
+    No model is loaded, nothing is made or changed.
+    Raises: whatever `run_batch` would refuse before it loads the model, but for a folder in use.
+    """
+    _check_numbers(workers, batch_size, max_errors)
+    if isinstance(device := getattr(task, "device", None), str):
+        choose_device(device)
+    plan, folder = make_plan(task, manifest, seed), RunFolder(out_dir, _shard(shard))
+    folder.check(fingerprint_of(task, plan.seed))
+    run = BatchRun(
+        task=task,
+        plan=plan,
+        folder=folder,
+        batch_size=batch_size,
+        retry_failed=False,
+        max_errors=max_errors,
+        on_event=lambda event: None,
+        cancel=CancelToken(),
+        stop=threading.Event(),
+    )
+    run.refresh(retry_failed=False)
+    return plan, run.report()
+
+
+def _shard(shard: Shard | str | None) -> Shard:
+    return Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
 
 
 def _with_engine(run: BatchRun, engine: str, workers: int) -> BatchReport:

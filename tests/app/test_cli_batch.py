@@ -57,8 +57,32 @@ def test_format_seed_and_shards(batch, tmp_path):
 
 def test_check_does_nothing_but_check(batch, tmp_path, manifest):
     code, said = batch("--check", "--shard", "1/2")
-    assert (code, said.out) == (0, f"{manifest} is fine: 5 items, 3 in shard 1/2\n")
-    assert not (tmp_path / "out").exists()
+    there = tmp_path / "out"
+    known = "0 done, 0 failed before, 3 new"
+    assert (code, said.out) == (0, f"{manifest} is fine: 5 items, 3 in shard 1/2; in {there}: {known}\n")
+    assert not there.exists()
+
+
+def test_check_says_what_is_done_and_refuses_what_the_run_would(batch, tmp_path, manifest):
+    manifest.write_text(manifest.read_text() + '{"id": "odd", "text": "?!"}\n')
+    assert batch()[0] == 3
+    manifest.write_text(manifest.read_text() + '{"id": "new", "text": "seven"}\n')
+    before = sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*"))
+    code, said = batch("--check")
+    assert code == 0 and said.out.endswith(f"7 items; in {tmp_path / 'out'}: 5 done, 1 failed before, 1 new\n")
+    assert sorted((p, p.stat().st_mtime_ns) for p in (tmp_path / "out").rglob("*")) == before
+    (tmp_path / "file").touch()
+    for words, message in {
+        ("--seed", "1"): "belongs to a run with other settings",
+        ("--batch-size", "0"): "batch size must be from 1",
+        ("--workers", "0"): "workers must be from 1",
+        ("--device", "gpu"): "gpu",
+        ("--model", "./none"): "there is no model",
+        ("--out", str(tmp_path / "file")): "is a file",
+        ("--out", "/proc/here"): "/proc/here",
+    }.items():
+        refusals = [batch(*more, *words) for more in ((), ("--check",))]
+        assert [code for code, _ in refusals] == [2, 2] and all(message in said.err for _, said in refusals), words
 
 
 def test_failed_items_are_exit_code_3_and_named(batch, manifest):
