@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -97,9 +97,11 @@ class ModelInfo:
     """Numbers in model.safetensors and in those of inner checkpoints."""
     problem: str = ""
     """Why it cannot be loaded; "" when nothing speaks against it."""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What it knows by name: its voices, labels, words of descriptions, or answers."""
 
     def memory_bytes(self, item_bytes: int = 4) -> int:
-        """About how much memory it needs when each parameter takes `item_bytes`, with a fifth on top for the work."""
+        """Least memory that it needs when each parameter takes `item_bytes`: the weights and a fifth for the work."""
         return int(1.2 * self.parameters * item_bytes)
 
 
@@ -204,7 +206,21 @@ def _describe(name: str, path: Path, source: Source) -> ModelInfo:
     description = str(
         config.get("description") or card.get("description") or card.get("title", "").removeprefix(f"{name}: ")
     )
-    return ModelInfo(name, system, source, path, size, licence, description, parameters, problem)
+    choices = _choices(path, config)
+    return ModelInfo(name, system, source, path, size, licence, description, parameters, problem, choices)
+
+
+def _choices(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What the folder of a checkpoint says about the names that it knows."""
+    network, text = (value if isinstance(value, dict) else {} for value in map(config.get, ("network", "text")))
+    found: dict[str, Any] = {"voice": sorted(voice.stem for voice in (path / "voices").glob("*.json"))}
+    found |= network.get("labels") or {}
+    found["answer"] = (network.get("answerer") or {}).get("answers")
+    if text.get("kind") == "captions":
+        from genmm.systems.melodyflow.captions import VALUES
+
+        found |= VALUES
+    return {name: tuple(map(str, values)) for name, values in found.items() if values}
 
 
 def _config(path: Path) -> dict[str, Any]:

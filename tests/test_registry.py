@@ -53,6 +53,19 @@ def test_nothing_there_is_an_empty_list():
     assert registry.models() == []
 
 
+def test_the_names_that_a_model_knows_are_read_from_its_folder(homes):
+    network = {"labels": {"style": ["noto"]}, "answerer": {"answers": ["red", "up"]}}
+    folder = make(homes["folder"] / "known", network=network, text={"kind": "captions"})
+    (folder / "voices").mkdir()
+    for name in ("nora", "callie"):
+        (folder / "voices" / f"{name}.json").write_text("{}")
+    choices = registry.find_model("known").choices
+    assert (choices["voice"], choices["style"], choices["answer"]) == (("callie", "nora"), ("noto",), ("red", "up"))
+    assert choices["mode"] == ("major", "minor")
+    make(homes["folder"] / "plain", network={"labels": None, "answerer": None}, text="bytes")
+    assert registry.find_model("plain").choices == {}
+
+
 def test_models_of_all_three_places_are_listed_in_order(homes):
     for source in ("folder", "pulled", "embedded"):
         make(homes[source] / f"of-{source}")

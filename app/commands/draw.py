@@ -33,7 +33,7 @@ examples:
   genmm draw --edit one.png --swap two.png --region 0,0,32,64   exchange the left halves
   genmm draw --edit noisy.png --denoise 2                   through its tokens, twice
 
-which words a model knows (labels, styles): genmm models; pictures as tokens: genmm tokenize-image."""
+which labels a model knows: genmm models tokenset; pictures as tokens: genmm tokenize-image."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 

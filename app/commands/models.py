@@ -18,16 +18,20 @@ the memory of the device; then what could be pulled besides."""
 EPILOG = """\
 examples:
   genmm models
+  genmm models sled tokenset                  with the voices and labels that they know
   genmm models ./my-sled                      describe a folder
   genmm models --device cpu --dtype bfloat16  whether it would fit there
   genmm models --json | jq '.models[].name'
 
 exit codes: 0 done, 2 a named folder is no model."""
 
+SHOWN = 40
+"""How many names of a kind are printed; --json has all."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("models", help="list models", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("names", nargs="*", metavar="NAME|FOLDER", help="describe only these; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME|FOLDER", help="describe only these, with the names they know")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps; default: auto")
     parser.add_argument(
         "--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16 or float16; default: auto"
@@ -56,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"models for {place} in {number}, {_size(total) if total else 'unknown'} of memory")
     for row in rows:
         _print_model(row)
+        for name, values in row["choices"].items() if args.names else ():
+            more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+            print(f"  {name}: {', '.join(values[:SHOWN])}{more}")
     if not rows:
         print("\nno models yet")
     if pullable:
@@ -79,6 +86,7 @@ def _row(info: ModelInfo, total: int, item_bytes: int) -> dict[str, Any]:
         "memory_bytes": needed,
         "fits": None if info.problem or not total else needed <= total,
         "problem": info.problem,
+        "choices": dict(info.choices),
     }
 
 
@@ -89,7 +97,7 @@ def _print_model(row: dict[str, Any]) -> None:
     else:
         fit = {True: "fits", False: "DOES NOT FIT", None: "memory of the device unknown"}[row["fits"]]
         print(f"  {row['description'] or row['system']}")
-        print(f"  {row['parameters'] / 1e6:.1f} million parameters, needs about {_size(row['memory_bytes'])}: {fit}")
+        print(f"  {row['parameters'] / 1e6:.1f} million parameters, needs at least {_size(row['memory_bytes'])}: {fit}")
         print(f"  licence: {row['licence'] or 'not stated'}")
     print(f"  {row['source']}, {_size(row['size_bytes'])} in {row['path']}")
 

@@ -35,7 +35,7 @@ examples:
   genmm speak "hello" --stream -o - | ffplay -nodisp -          hear it while it is made
   genmm speak "hello" --stream raw -o - | aplay -f S16_LE -r 16000 -c 1
 
-voices of the model: genmm models; what was read and how it ended is in the recipe."""
+voices of the model: genmm models sled; what was read and how it ended is in the recipe."""
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
