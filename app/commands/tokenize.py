@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
+from genmm.media.recipes import find_recipe
 from genmm.systems.vqtoken.methods import METHODS
 
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.result import TokenizedVideo
 
+DEFAULT_MODEL = "vqtoken"
 DESCRIPTION = """\
 Turn a video into a few discrete tokens and an index map that says where each of them
 is seen. The recipe is written beside the file as .json."""
@@ -23,6 +26,7 @@ examples:
   genmm tokenize clip.mp4 --tokens adaptive -o clip.gmvq        as many as the video needs, packed
   genmm tokenize clip.mp4 --tokens 12 --overlay map.mp4         the map drawn over the video
   genmm tokenize clip.mp4 --tokens 12 --method pool             a baseline, to compare
+  genmm tokenize other.mp4 --recipe clip.json -o other.gmvq     another video with the same settings
 
 .safetensors holds tokens, codebook, index_map, counts, positions and spread; .gmvq the
 codebook as float16 and the map at ceil(log2 tokens) bits a cell."""
@@ -36,23 +40,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--overlay", metavar="FILE", help="also draw the map over the video (.mp4) or a frame (.png)")
     group.add_argument("--json", action="store_true", help="print the figures as JSON")
     group = parser.add_argument_group("settings")
-    group.add_argument(
-        "--tokens", default="32", metavar="N", help="1 to 1024, adaptive, explained, knee or silhouette; default: 32"
-    )
-    group.add_argument("--method", default="vqtoken", choices=METHODS, help="reducer; default: vqtoken")
+    group.add_argument("--tokens", metavar="N", help="1 to 1024, adaptive, explained, knee or silhouette; default: 32")
+    group.add_argument("--method", choices=METHODS, help="reducer; default: vqtoken")
     group.add_argument(
         "--fps", type=float, metavar="X", help="frames a second that are looked at; default: the model's"
     )
-    group.add_argument("--start", type=float, default=0.0, metavar="S", help="from this second on; default: 0")
+    group.add_argument("--start", type=float, metavar="S", help="from this second on; default: 0")
     group.add_argument("--end", type=float, metavar="S", help="up to this second; default: the end")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the clustering; default: 0")
-    add_model_options(parser)
+    group.add_argument("--seed", type=int, metavar="N", help="seed of the clustering; default: 0")
+    group.add_argument("--recipe", metavar="FILE", help="settings and model of a recipe; options go before it")
+    add_model_options(parser, default=None)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
     """Model, device and number format."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default="vqtoken", metavar="NAME|FOLDER", help="see `genmm models`; default: vqtoken")
+    told = f"see `genmm models`; default: {DEFAULT_MODEL}"
+    group.add_argument("--model", default=default, metavar="NAME|FOLDER", help=told)
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N, mps; default: auto")
     group.add_argument(
         "--dtype", default="auto", metavar="NAME", help="auto, float32, bfloat16, float16; default: auto"
@@ -63,20 +67,43 @@ def run(args: argparse.Namespace) -> int:
     """Tokenize, save, say what was made."""
     output = Path(args.output or f"{Path(args.video).stem}.safetensors")
     _check_names(args, output)
+    recipe = _recipe(args)
     from app.progress import ProgressDisplay
     from genmm.core.events import Progress
 
     with ProgressDisplay("tokenizing") as show:
         show(Progress(0, None, "", "loading the model"))
+        args.model = args.model or (recipe["model"].get("name") if recipe else None) or DEFAULT_MODEL
         pipeline = load_video_model(args)
-        options = {"method": args.method, "fps": args.fps, "start_s": args.start, "end_s": args.end, "seed": args.seed}
-        made = pipeline.tokenize(checked_video(args.video), tokens=args.tokens, **options, on_event=show)
+        if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
+            print(f"genmm: the recipe was made with another version of the model ({args.model})", file=sys.stderr)
+        made = pipeline.tokenize(checked_video(args.video), **_options(args, recipe), on_event=show)
         paths = made.save(output)
         if args.overlay:
             show(Progress(len(made.times_s), None, "frames", "drawing the map"))
             paths = (*paths, made.save_overlay(args.video, args.overlay))
     _tell(made, paths, args.json)
     return 0
+
+
+def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
+    if not args.recipe:
+        return None
+    recipe = find_recipe(args.recipe)
+    if recipe["task"] != "video":
+        raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for the tokens of a video")
+    return recipe
+
+
+def _options(args: argparse.Namespace, recipe: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of `tokenize`: options, then the recipe, then the defaults of the pipeline."""
+    given = {"tokens": args.tokens, "method": args.method, "fps": args.fps, "start_s": args.start, "end_s": args.end}
+    options = {name: value for name, value in {**given, "seed": args.seed}.items() if value is not None}
+    before = {}
+    if recipe:
+        before = {name: recipe["settings"][name] for name in given if recipe["settings"].get(name) is not None}
+        before["seed"] = recipe["seeds"][0] if recipe["seeds"] else 0
+    return before | options
 
 
 def _check_names(args: argparse.Namespace, output: Path) -> None:

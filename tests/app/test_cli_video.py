@@ -79,6 +79,26 @@ def test_tokenize_says_what_is_wrong(model, films, tmp_path, capsys, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_makes_the_same_tokens_again_and_options_go_before_it(model, films, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film = str(films[0])
+    more = ["--tokens", "knee", "--method", "k_center", "--fps", "5", "--end", "0.8", "--seed", "3"]
+    assert main(["tokenize", film, *more, "-o", "first.gmvq", *options(model)]) == 0
+    assert main(["tokenize", film, "--recipe", "first.gmvq", "-o", "again.gmvq", *options(model)]) == 0
+    assert Path("first.gmvq").read_bytes() == Path("again.gmvq").read_bytes()
+    first, again = (json.loads(Path(name).read_text()) for name in ("first.json", "again.json"))
+    assert first["settings"] == again["settings"] and first["settings"]["tokens"] == "knee" and again["seeds"] == [3]
+    short = ["--tokens", "3", "--end", "0.5", "-o", "other.gmvq"]
+    assert main(["tokenize", film, "--recipe", "first.json", *short, *options(model)]) == 0
+    other = json.loads(Path("other.json").read_text())["settings"]
+    assert (other["tokens"], other["end_s"], other["fps"], other["method"]) == (3, 0.5, 5.0, "k_center")
+    capsys.readouterr()
+    first["task"] = "music"
+    Path("music.json").write_text(json.dumps(first))
+    assert main(["tokenize", film, "--recipe", "music.json", *options(model)]) == 2
+    assert "is a recipe for music" in capsys.readouterr().err
+
+
 def test_rules_are_budgets_by_name(model, films, tmp_path, capsys):
     counts = {}
     for rule in ("adaptive", "silhouette", "explained", "knee"):

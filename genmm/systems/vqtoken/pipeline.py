@@ -40,10 +40,15 @@ MOST_TOKENS = 1024
 """Largest budget of one video."""
 
 
-def budget_of(tokens: int | str | Budget) -> Budget:
-    """A number, "adaptive" or the name of a rule of `AdaptiveK`, or a budget. Raises: UsageError for anything else."""
+def budget_of(tokens: int | str | Budget | Mapping[str, Any]) -> Budget:
+    """A number, "adaptive" or the name of a rule of `AdaptiveK`, or a budget, also as a recipe holds it.
+
+    Raises: UsageError for anything else.
+    """
     if isinstance(tokens, Fixed | AdaptiveK):
         budget = tokens
+    elif isinstance(tokens, Mapping) and tokens.keys() <= {entry.name for entry in dataclasses.fields(AdaptiveK)}:
+        budget = AdaptiveK(**tokens)
     elif tokens == "adaptive":
         budget = AdaptiveK(least=4, most=64)
     elif isinstance(tokens, str) and tokens in get_args(Rule):
@@ -59,6 +64,14 @@ def budget_of(tokens: int | str | Budget) -> Budget:
     if most > MOST_TOKENS:
         raise UsageError(f"a video has at most {MOST_TOKENS} tokens, got {most}; 8 to 64 are usual")
     return budget
+
+
+def _said(budget: Budget) -> int | str | dict[str, Any]:
+    """What a recipe says of a budget, for `budget_of`."""
+    if isinstance(budget, Fixed):
+        return budget.tokens
+    named = (name for name in ("adaptive", *get_args(Rule)) if budget_of(name) == budget)
+    return next(named, dataclasses.asdict(budget))
 
 
 class VqTokenPipeline:
@@ -267,11 +280,10 @@ class VqTokenPipeline:
             raise MediaError("no part of the video gave a usable feature, so there is nothing to tokenize")
         if found < wanted:
             notes.append(f"the video has only {found} distinct tokens, so {wanted} were not needed")
-        budget = wanted or "adaptive"
         total = float(work.total)
         lost = float(reduced.stats.get("distortion", 0.0)) / total if total > 0 else 0.0
         return TokenizedVideo(
-            settings={**settings, "tokens": budget, "method": work.method, "lost": min(1.0, lost)},
+            settings={**settings, "tokens": _said(work.budget), "method": work.method, "lost": min(1.0, lost)},
             seeds=(work.seed,),
             model=self.model,
             timings=work.timings,
