@@ -68,8 +68,9 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or no training checkpoint: {reason}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        why = f": {reason}" if " " in reason else ""  # a KeyError of the unpickler says nothing but a number
+        raise CheckpointError(f"{path} is damaged or no training checkpoint{why}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no state_dict")
     return checkpoint

@@ -22,23 +22,56 @@ examples:
   genmm index list --index my-index
   genmm index remove films/old.mp4 --index my-index"""
 
+ADD = """\
+Read videos and keep the tokens of their moments. A video that is in the index and has not
+changed costs nothing; one that has is read anew; one that cannot be read is left out and
+said (exit code 3). The folder is made when it is missing.
+
+examples:
+  genmm index add films/*.mp4 --index my-index
+  genmm index add talk.mkv --index my-index --moment 8 --tokens 16"""
+SEARCH = """\
+Show the moments that are most like a video or a picture, best first: similarity from -1 to
+1, start and end in seconds, video.
+
+examples:
+  genmm index search part.mp4 --index my-index --top 3
+  genmm index search frame.png --index my-index --per-video 1 --json"""
+LIST = """\
+Show every video of the index with its moments, tokens and length.
+
+examples:
+  genmm index list --index my-index
+  genmm index list --index my-index --json | jq '.entries[].path'"""
+REMOVE = """\
+Take videos out of the index; the files themselves stay. Either all that are named are in
+it, or nothing is removed.
+
+example:
+  genmm index remove films/old.mp4 --index my-index"""
+
+
+def _action(actions: argparse._SubParsersAction, name: str, summary: str, text: str) -> argparse.ArgumentParser:
+    description, examples = text.split("\n\n")
+    return actions.add_parser(name, help=summary, description=description, epilog=examples)
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("index", help="search videos by example", description=DESCRIPTION, epilog=EPILOG)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
-    add = actions.add_parser("add", help="add videos, or bring them up to date")
+    add = _action(actions, "add", "add videos, or bring them up to date", ADD)
     add.add_argument("videos", nargs="+", help="video files")
     add.add_argument("--tokens", default="adaptive", metavar="N", help="tokens of a moment, or adaptive (adaptive)")
     add.add_argument("--moment", type=float, default=4.0, metavar="S", help="seconds of a moment (4)")
-    search = actions.add_parser("search", help="find moments like a clip or a picture")
+    search = _action(actions, "search", "find moments like a clip or a picture", SEARCH)
     search.add_argument("query", help="video or picture")
     search.add_argument("--top", type=int, default=5, metavar="N", help="moments to show (5)")
     search.add_argument("--per-video", type=int, default=2, metavar="N", help="most moments of one video (2)")
     search.add_argument("--pooled", action="store_true", help="compare mean tokens only, as plain indexes do")
     search.add_argument("--json", action="store_true", help="one JSON object a line")
-    listing = actions.add_parser("list", help="what is in the index")
+    listing = _action(actions, "list", "what is in the index", LIST)
     listing.add_argument("--json", action="store_true", help="print JSON")
-    remove = actions.add_parser("remove", help="take videos out")
+    remove = _action(actions, "remove", "take videos out", REMOVE)
     remove.add_argument("videos", nargs="+", help="video files as they were added")
     for action in (add, search, listing, remove):
         action.add_argument("--index", required=True, metavar="DIR", help="folder of the index")

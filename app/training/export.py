@@ -30,9 +30,10 @@ def export_command(argv: Sequence[str]) -> int:
 def export_run(source: Path, out: Path) -> Path:
     """Write the pipeline folder of a run folder (its last checkpoint) or of a .ckpt file inside a run.
 
-    Raises: CheckpointError or ConfigError when the run is incomplete or its task writes no pipeline folder.
+    Raises: UsageError when there is nothing to export; CheckpointError or ConfigError when the run is incomplete or its
+    task writes no pipeline folder.
     """
-    checkpoint_path = source / "checkpoints" / LAST if source.is_dir() else source
+    checkpoint_path = _checkpoint_of(source)
     checkpoint = read_checkpoint(checkpoint_path)
     config_path = checkpoint_path.parent.parent / "config.yaml"
     task = task_of_run(config_path)
@@ -42,6 +43,20 @@ def export_run(source: Path, out: Path) -> Path:
     task.export(out)
     add_card(out, yaml.safe_load(config_path.read_text(encoding="utf-8")), checkpoint["global_step"])
     return out
+
+
+def _checkpoint_of(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if (source / "config.json").is_file():
+        raise UsageError(f"{source} is a model folder already: commands take it as --model {source}")
+    last = source / "checkpoints" / LAST
+    if not last.is_file():
+        what = "has no checkpoint yet" if (source / "config.yaml").is_file() else "is no folder of a training run"
+        raise UsageError(
+            f"{source} {what} (there is no checkpoints/{LAST} in it); name a run, runs/<system>/<name>, or a .ckpt file"
+        )
+    return last
 
 
 def task_of_run(config_path: Path) -> pl.LightningModule:

@@ -135,6 +135,9 @@ def test_an_index_from_empty_to_search(model, films, tmp_path, capsys):
     assert main(["index", "search", str(films[1]), *index, "--top", "1", "--json", *options(model)]) == 0
     hit = json.loads(capsys.readouterr().out)
     assert Path(hit["video"]) == films[1].resolve() and hit["end_s"] > hit["start_s"]
+    (tmp_path / "text.png").write_text("hello")
+    assert main(["index", "search", str(tmp_path / "text.png"), *index, *options(model)]) == 2
+    assert "cannot be read as a picture" in capsys.readouterr().err
     assert main(["index", "list", *index]) == 0 and "2 videos, 4 moments" in capsys.readouterr().out
     assert main(["index", "remove", str(films[0]), "none.mp4", *index]) == 2
     assert "not in the index: none.mp4" in capsys.readouterr().err

@@ -144,6 +144,24 @@ def test_export_writes_the_average_of_a_run_or_a_checkpoint(tmp_path):
         assert "Nothing was measured" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_what_cannot_be_exported_is_said(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "config.yaml").write_text("{}")
+    (tmp_path / "text.ckpt").write_text("hello")
+    for source, words in {
+        "model": "is a model folder already: commands take it as --model model",
+        "young": "has no checkpoint yet",
+        ".": "is no folder of a training run",
+        "gone": "gone holds no run: there is no such folder",
+        "text.ckpt": "damaged or no training checkpoint\n",
+    }.items():
+        assert run_training("export", [source, "out"]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -80,6 +80,7 @@ def test_steps_are_those_of_the_edit(here):
         (["compose", TEXT, "--then", "organ", "--then", "choir", "--seconds", "0.5"], "too short for 3"),
         (["compose", TEXT, "--set", "solver=adaptive", "--takes", "2"], "adaptive"),
         (["compose", TEXT, "--set", "speed=1"], "unknown music settings"),
+        (["compose", TEXT, "--set", "loudness_lufs=loud"], "loudness_lufs must be from -40 to 0, or null, got 'loud'"),
         (["edit", "in.flac", "organ", "--strength", "2"], "strength"),
         (["edit", "in.flac", "organ", "--set", "keep=0"], "keep"),
         (["edit", "nothing.flac", "organ"], "nothing.flac"),

@@ -85,8 +85,10 @@ class MusicSettings:
             raise UsageError(f"keep must be at most the {self.iterations} iterations, got {self.keep}")
         if not isinstance(self.plan, bool):
             raise UsageError(f"plan must be true or false, got {self.plan!r}")
-        if self.loudness_lufs is not None and not -40.0 <= self.loudness_lufs <= 0.0:
-            raise UsageError(f"loudness_lufs must be from -40 to 0, got {self.loudness_lufs!r}")
+        loudness = self.loudness_lufs
+        is_number = isinstance(loudness, int | float) and not isinstance(loudness, bool)
+        if loudness is not None and not (is_number and -40.0 <= loudness <= 0.0):
+            raise UsageError(f"loudness_lufs must be from -40 to 0, or null, got {loudness!r}")
         self.guide()
 
     def guide(self) -> Guidance:

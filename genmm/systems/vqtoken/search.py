@@ -46,6 +46,7 @@ ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
 """Tokens of a moment unless a number is asked for."""
 CLUSTERING = "kmeans"
 """Tokens of a set are means, whatever the model's block reads: a set stands for all that is in a moment."""
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 TABLE = "index.json"
 
 
@@ -137,7 +138,7 @@ def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | st
 
     Raises: MediaError when nothing in it gives a usable feature.
     """
-    if _head(source) is not None and is_picture(_head(source)):  # type: ignore[arg-type]
+    if _is_picture(source):
         picture = read_image(source, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits)
         found = moment_set(pipeline, [picture], tokens)
         if not len(found.tokens):
@@ -147,14 +148,16 @@ def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | st
     return TokenSet.of(made.reduced, 0.0, made.seconds)
 
 
-def _head(source: MediaInput) -> bytes | None:
+def _is_picture(source: MediaInput) -> bool:
+    """Whether it is read as a still picture: by its first bytes, or because it is named like one."""
     if isinstance(source, bytes | bytearray):
-        return bytes(source[:32])
+        return is_picture(bytes(source[:32]))
     try:
         with open(source, "rb") as stream:  # type: ignore[arg-type]
-            return stream.read(32)
+            head = stream.read(32)
     except (OSError, TypeError, ValueError):
-        return None
+        return False
+    return is_picture(head) or Path(source).suffix.lower() in PICTURES  # type: ignore[arg-type]
 
 
 def _budget(tokens: int | str | Budget) -> Budget:
