@@ -46,18 +46,16 @@ def run(args: argparse.Namespace) -> int:
     """Ask and print."""
     video = checked_video(args.video)
     pipeline = load_video_model(args)
+    packed = _unpacked(pipeline, video, args) if video.suffix.lower() == ".gmvq" else None
     if hasattr(pipeline, "answer_stream"):
-        return _stream(pipeline, video, args)
+        return _stream(pipeline, video if packed is None else packed, args)
     if args.block is not None:
         raise UsageError(f"--block is for language models; {pipeline.name} has one block, which it was trained with")
     answerer = pipeline.answerer
     if answerer is not None:
         answerer.encode([args.question])  # before the video is read
-    if video.suffix.lower() == ".gmvq":
-        seen = _unpacked(pipeline, video, args)
-    else:
-        tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
-        seen = pipeline.tokenize(video, tokens=tokens).reduced
+    tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
+    seen = pipeline.tokenize(video, tokens=tokens).reduced if packed is None else packed
     answer = pipeline.answer(seen, args.question)
     tokens, cells = int(seen.num_tokens[0]), int((seen.index_map >= 0).sum())
     if args.json:
@@ -82,8 +80,6 @@ def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, 
 def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
     """Print the words of a language model as they come."""
     said = []
-    if video.suffix.lower() == ".gmvq":
-        video = _unpacked(pipeline, video, args)
     options = {"tokens": args.tokens, "block": args.block, "max_new_tokens": args.max_words}
     for piece in pipeline.answer_stream(video, args.question, **options):
         said.append(piece)
