@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ from genmm.core.devices import multiplies_bfloat16
 from genmm.core.files import read_json, write_json
 from genmm.core.paths import genmm_home
 from genmm.metrics.video_tokens import gain_density, tok_dense, wilson_interval
+from genmm.quantizers.adaptive import AdaptiveK, calibrate_explained
 from genmm.systems.vqtoken.answerer import Answerer, PlacedTokens, token_places
 from genmm.systems.vqtoken.baselines import TokenLearner
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.config import AnswererConfig
 from genmm.systems.vqtoken.geometry import describe_occupancy
 from genmm.systems.vqtoken.methods import CLUSTERINGS
-from genmm.systems.vqtoken.reducer import reduce
+from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.reducer import Budget, Fixed, reduce
 from models.optim import OptimConfig, build_optimizer
 
 DESCRIPTION = """\
@@ -40,6 +42,7 @@ about unseen rendered videos it answers: what, where, which direction, how many,
 first. Takes minutes for the quick table and hours for all cells on a CPU."""
 REDUCERS: Mapping[str, tuple[str, str]] = {
     "occupancy": ("k_center", "occupancy"),
+    "adaptive": ("adaptive", "occupancy"),
     "occupancy_kmeans": ("kmeans", "occupancy"),
     "codebook": ("kmeans", "none"),
     "codebook_placed": ("kmeans", "placed"),
@@ -59,6 +62,7 @@ REDUCERS: Mapping[str, tuple[str, str]] = {
 """Name in the table -> (how tokens are chosen, what is added to them). The first is what the embedded model does."""
 LABELS: Mapping[str, str] = {
     "occupancy": "**k-center, occupancy block** (ours)",
+    "adaptive": "k-center, occupancy block, as many as needed",
     "occupancy_kmeans": "k-means, occupancy block",
     "codebook": "k-means, codebook alone",
     "codebook_placed": "k-means, with places",
@@ -83,6 +87,8 @@ OPTIM = OptimConfig(learning_rate=2e-3, muon_rate=5e-3, weight_decay=0.02)
 BATCH = 32
 TURNS = 4
 """Sets of five questions known of each training clip; a step asks one of them. Tests ask one set."""
+CALIBRATED_ON = 512
+"""Training clips on which the share of explained variance is found that gives as many tokens on average as asked."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -137,10 +143,14 @@ class AnswerReport:
             "highest": round(max(spread), 2),
             "kinds": {kind: round(100 * value, 1) for kind, value in mean.items()},
         }
+        counts = cells[0].get("counts")
+        if counts:
+            row["counts"] = counts
         if tokens:
-            row["tok_dense"] = round(tok_dense(100 * accuracy, tokens), 4)
+            mean = counts["mean"] if counts else tokens
+            row["tok_dense"] = round(tok_dense(100 * accuracy, mean), 4)
             if math.isfinite(floor):
-                row["gain_density"] = round(gain_density(100 * accuracy, floor, tokens), 4)
+                row["gain_density"] = round(gain_density(100 * accuracy, floor, mean), 4)
         return row
 
     def to_markdown(self) -> str:
@@ -169,8 +179,11 @@ def _line(row: dict[str, Any]) -> str:
     spread = f"{row['seeds']} ({row['lowest']:.1f} to {row['highest']:.1f})" if row["seeds"] > 1 else "1"
     dense = [f"{row[name]:.3g}" if name in row else "" for name in ("tok_dense", "gain_density")]
     low, high = row["interval"]
+    label = LABELS[row["reducer"]]
+    if counts := row.get("counts"):
+        label += f": {counts['mean']:.1f} on average, {counts['lowest']} to {counts['highest']}"
     whole = f"{row['accuracy']:.1f} ({low:.1f} to {high:.1f})"
-    return f"| {LABELS[row['reducer']]} | {whole} | {kinds} | {spread} | {' | '.join(dense)} |"
+    return f"| {label} | {whole} | {kinds} | {spread} | {' | '.join(dense)} |"
 
 
 def _about(settings: dict[str, Any]) -> str:
@@ -240,11 +253,16 @@ def _fill(
             missing = [cell for cell in missing if _key(*cell) not in report.cells]
             if not missing:
                 continue
-            data = {s: ReducedSet(files[s], sets[s].count, choose, count or 1, *targets[s]) for s in sets}
+            budget: Budget = Fixed(tokens=count or 1)
+            if choose == "adaptive":
+                budget = mean_budget(files["train"], min(CALIBRATED_ON, sets["train"].count), count)
+            data = {s: ReducedSet(files[s], sets[s].count, choose, budget, *targets[s]) for s in sets}
             for name, size, seed in missing:
                 started = time.perf_counter()
                 result = train_cell(name, data["train"], data["test"], size, args.steps, seed, report.settings)
                 cell = {"reducer": name, "tokens": size, "seed": seed, **result}
+                if choose == "adaptive":
+                    cell["counts"] = data["test"].counts()
                 cell["seconds"] = round(time.perf_counter() - started, 1)
                 report.cells[_key(name, size, seed)] = cell
                 write_json(store, report.to_dict())
@@ -255,30 +273,54 @@ def _key(name: str, tokens: int, seed: int) -> str:
     return f"{name}/{tokens}/{seed}"
 
 
+def mean_budget(path: Path, clips: int, tokens: int) -> AdaptiveK:
+    """The rule that gives the first clips `tokens` tokens on average, and each a quarter to four times as many."""
+    budget = AdaptiveK(rule="explained", least=max(1, tokens // 4), most=4 * tokens)
+    parts = [_reduced(path, s, min(clips, s + 16), "k_center", Fixed(tokens=budget.most)) for s in range(0, clips, 16)]
+    curves = torch.cat([_widened(one.curve, budget.most) for one in parts])
+    used = torch.cat([one.mask.sum(1) for one in parts])
+    return replace(budget, explained=calibrate_explained(curves, used, tokens, budget))
+
+
+def _widened(curve: Tensor, width: int) -> Tensor:
+    """Curves [B, K] with the last value repeated: more tokens than there are change nothing."""
+    return torch.cat([curve, curve[:, -1:].expand(-1, width - curve.shape[1])], 1)
+
+
+def _reduced(path: Path, start: int, end: int, choose: str, budget: Budget) -> ReducedVideo:
+    with torch.no_grad():
+        return reduce(read_features(path, start, end), budget, method=choose, seeds=list(range(start, end)))
+
+
 class ReducedSet:
     """All clips of a split, reduced once; `full` keeps the features in their file."""
 
-    def __init__(self, path: Path, clips: int, choose: str, tokens: int, words: Tensor, answers: Tensor) -> None:
+    def __init__(self, path: Path, clips: int, choose: str, budget: Budget, words: Tensor, answers: Tensor) -> None:
         self.path, self.choose, self.words, self.answers = path, choose, words, answers
         self.parts: dict[str, Tensor] = {}
         if choose == "full":
             self.parts["codebook"] = torch.cat([_half(path, s, min(clips, s + 64)) for s in range(0, clips, 64)])
         elif choose != "blind":
-            self._reduce(clips, tokens)
+            self._reduce(clips, budget)
 
-    def _reduce(self, clips: int, tokens: int) -> None:
+    def counts(self) -> dict[str, Any]:
+        """How many tokens the clips have: mean, standard deviation, lowest and highest."""
+        counts = self.parts["mask"].sum(1)
+        spread = {"lowest": int(counts.min()), "highest": int(counts.max())}
+        return {"mean": round(float(counts.float().mean()), 3), "std": round(float(counts.float().std()), 3), **spread}
+
+    def _reduce(self, clips: int, budget: Budget) -> None:
         rows: dict[str, list[Tensor]] = defaultdict(list)
+        method = "k_center" if self.choose == "adaptive" else self.choose
+        tokens = budget.tokens if isinstance(budget, Fixed) else budget.most
         for start in range(0, clips, 16):
-            features = read_features(self.path, start, min(clips, start + 16))
-            seeds = list(range(start, start + len(features)))
-            with torch.no_grad():
-                one = reduce(features, tokens, method=self.choose, seeds=seeds)
+            one = _reduced(self.path, start, min(clips, start + 16), method, budget)
             pad = max(0, tokens - one.codebook.shape[1])
             rows["codebook"].append(F.pad(one.codebook, (0, 0, 0, pad)))
             rows["places"].append(F.pad(token_places(one), (0, 0, 0, pad)))
             rows["mask"].append(F.pad(one.mask, (0, pad)))
             rows["index_map"].append(one.index_map.to(torch.int16))
-            if self.choose in CLUSTERINGS:  # what the occupancy block would work out in every step
+            if method in CLUSTERINGS:  # what the occupancy block would work out in every step
                 seen = describe_occupancy(one.index_map, one.codebook.shape[1])
                 rows["description"].append(F.pad(seen, (0, 0, 0, pad)))
         self.parts = {name: torch.cat(tensors) for name, tensors in rows.items()}

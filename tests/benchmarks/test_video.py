@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from torch.nn import functional as F
 
 from benchmarks import video, video_answers, video_search
 from benchmarks.tables import Report
-from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips
+from datamodules.video_qa import ANSWERS, KINDS, WORDS, QuestionClips, read_features
 from genmm.core.files import read_json
 from genmm.nn.vit import VisionConfig
 from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.reducer import reduce
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +84,23 @@ def test_every_reducer_fills_its_cell(cells):
     assert report.cells["full/432/0"]["tokens"] == report.settings["cells_per_clip"] == 12 * 36
     text = report.to_markdown()
     assert "## 4 tokens (0.93 % of 432)" in text and "gain density" in text
-    assert [text.count(f"| {label} |") for label in video_answers.LABELS.values()] == [1] * len(video_answers.REDUCERS)
+    ends = {name: ": " if name == "adaptive" else " |" for name in video_answers.LABELS}
+    shown = {name: text.count(f"| {label}{ends[name]}") for name, label in video_answers.LABELS.items()}
+    assert shown == dict.fromkeys(video_answers.REDUCERS, 1)
     json.dumps(report.to_dict())
+
+
+def test_the_adaptive_row_counts_the_tokens_that_clips_got(cells):
+    args, report = cells
+    counts, row = report.cells["adaptive/4/0"]["counts"], report.summary()["adaptive/4"]
+    assert 1 <= counts["lowest"] <= counts["mean"] <= counts["highest"] <= 16
+    assert row["tok_dense"] == round(row["accuracy"] / counts["mean"], 4)
+    (path,) = args.cache.glob("*-train-*.safetensors")
+    budget = video_answers.mean_budget(path, 6, 4)
+    features = read_features(path, 0, 6)
+    found = reduce(features, budget, method="k_center").mask.sum(1).float().mean()
+    finer = reduce(features, replace(budget, explained=min(0.999, budget.explained + 0.1)), method="k_center")
+    assert abs(float(found) - 4) <= 1 and float(finer.mask.sum(1).float().mean()) > float(found)
 
 
 def test_larger_pictures_give_more_cells(model, tmp_path):
