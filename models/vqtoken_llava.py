@@ -67,9 +67,9 @@ class VideoLanguageTask(GenerativeModule):
         ]  # a list hides it from torch
         own = self.pipeline[0]
         self.network = own.network
-        own.train_block(block, clustering or ("k_center" if block == "occupancy" else "kmeans"))
-        self.block = own.block
         self.budget = AdaptiveK(least=min(12, tokens), most=tokens) if adaptive else Fixed(tokens=tokens)
+        own.prepare(block, clustering or ("k_center" if block == "occupancy" else "kmeans"), self.budget)
+        self.block = own.block
         self._choose(trained)
         self.train()  # loaded for answering; the published block trains with dropout
 
@@ -95,6 +95,8 @@ class VideoLanguageTask(GenerativeModule):
     def losses(self, batch: Any, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Terms: loss (cross-entropy of the answers' tokens), tokens (mean number of visual tokens)."""
         rows, labels, counts = [], [], []
+        if stage == "train":
+            self.pipeline[0].frames = max(map(len, batch["frames"]))  # what it will be shown when it answers
         own = self.pipeline[0].config.block
         how = {"block": self.block, "scale": own.codebook_scale, "clustering": own.clustering}
         embed, newline = self.network.get_input_embeddings(), self.network.model.image_newline

@@ -43,7 +43,7 @@ class TimedFrames:
         for frame in self._frames:
             time_s = self._time_of(frame, last_s)
             self._count(time_s)
-            last_s, self.end_s = time_s, time_s + self._duration_of(frame)
+            last_s, self.end_s = time_s, time_s + self._duration_of(frame, time_s)
             yield time_s, frame
         self._note_shortfall()
 
@@ -59,9 +59,10 @@ class TimedFrames:
         self._notes.add("some frames have no usable time stamp; they follow at the usual distance")
         return last_s + self._usual_s
 
-    def _duration_of(self, frame: Any) -> float:
+    def _duration_of(self, frame: Any, time_s: float) -> float:
         own_s = frame.duration * self._second(frame.time_base) if frame.duration and frame.time_base else 0.0
-        return own_s if 0 < own_s <= self._media.limits.video_s else self._usual_s
+        left_s = self._media.limits.video_s - time_s
+        return own_s if 0 < own_s <= left_s else self._usual_s
 
     def _second(self, time_base: Fraction) -> float:
         """Seconds of one tick; a product of fractions for every frame would cost more than its thumbnail."""

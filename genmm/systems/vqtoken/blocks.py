@@ -15,8 +15,10 @@ from genmm.nn.attention import attend
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, frame_counts, one_hot
 from genmm.systems.vqtoken.methods import BlockName
 
-__all__ = ["OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block"]
+__all__ = ["OccupancyBlock", "OfficialBlock", "PaperBlock", "PlainBlock", "make_block", "run_block"]
 
+MOST_MAP_FRAMES = 512
+"""Frames of the map that a block looks at."""
 OFFICIAL_INNER = 2048
 """Width of the feed-forward of the published block, whatever the rest is."""
 
@@ -164,6 +166,13 @@ class OccupancyBlock(nn.Module):
         tokens = tokens + self.out(_join(attend(query, key, value, _key_mask(mask))))
         tokens = tokens + self.mlp(self.norm_mlp(tokens))
         return tokens * mask.unsqueeze(-1).to(tokens.dtype)
+
+
+def run_block(block: nn.Module, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A block on maps of any length: of more than MOST_MAP_FRAMES frames it sees every so-many-th, so that hours of
+    video take no more memory than minutes."""
+    step = max(1, -(-index_map.shape[1] // MOST_MAP_FRAMES))
+    return block(codebook, index_map[:, ::step], mask)
 
 
 def _key_mask(mask: Tensor) -> Tensor:

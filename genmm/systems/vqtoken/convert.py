@@ -20,7 +20,8 @@ from genmm.core.staging import check_target, staged_folder
 from genmm.core.weights import read_tensors
 from genmm.systems.vqtoken.blocks import OFFICIAL_INNER, OfficialBlock
 from genmm.systems.vqtoken.config import BlockConfig
-from genmm.systems.vqtoken.llava import PLAIN, LlavaPipeline, build_llava
+from genmm.systems.vqtoken.llava import PLAIN, RELEASED, LlavaPipeline, build_llava
+from genmm.systems.vqtoken.pipeline import stored_budget
 
 __all__ = ["BLOCK_PREFIXES", "block_tensors", "convert_vqtoken", "official_block"]
 
@@ -226,6 +227,7 @@ def _settings(config: dict[str, Any], cells: int, licence: str, origin: Mapping[
         "frames": 32,
         "block": asdict(block),
         "runs_block": False,
+        "tokens": stored_budget(RELEASED),
         "licence": licence,
         "description": f"official VQToken on LLaVA-OneVision: free questions about videos, {with_block}",
         "origin": dict(origin),

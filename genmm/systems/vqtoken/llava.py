@@ -9,6 +9,7 @@ place of the picture in a ChatML prompt.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,9 +29,10 @@ from genmm.systems.vqtoken.blocks import make_block
 from genmm.systems.vqtoken.config import BlockConfig, FrameConfig, VqTokenConfig
 from genmm.systems.vqtoken.encoders import CHUNK_FRAMES, siglip_pixels
 from genmm.systems.vqtoken.methods import BlockName, Clustering
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo, splice
 from genmm.systems.vqtoken.reducer import Budget
+from genmm.systems.vqtoken.result import TokenizedVideo
 from genmm.systems.vqtoken.sampling import sample_frames
 
 __all__ = ["LlavaPipeline", "build_llava", "prompt_parts"]
@@ -70,6 +72,7 @@ class LlavaEncoder:
 
     def __init__(self, network: nn.Module, fingerprint: str) -> None:
         self.network, self.fingerprint = network, fingerprint
+        self._hooked = threading.Lock()  # the hook sits on a layer that all threads share
         vision = network.config.vision_config
         self.image_size, self.grid = vision.image_size, vision.image_size // vision.patch_size
         self.width = network.config.text_config.hidden_size
@@ -81,26 +84,31 @@ class LlavaEncoder:
 
     def features(self, frames: np.ndarray | Tensor) -> Tensor:
         """The same with gradients, for training."""
-        weight = self.network.model.image_newline
+        parts = torch.as_tensor(frames).split(CHUNK_FRAMES)
+        seen = [self.network.model.multi_modal_projector(self._before_norm(part)).float() for part in parts]
+        return torch.cat(seen).unflatten(1, (self.grid, self.grid))
+
+    def _before_norm(self, frames: Tensor) -> Tensor:
+        """What the last layer of the tower gives, which transformers does not hand out without its norm."""
         caught: list[Tensor] = []
         layer = _tower_layers(self.network)[-1]
-        hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out[0] if isinstance(out, tuple) else out))
-        parts = []
-        try:
-            for part in torch.as_tensor(frames).split(CHUNK_FRAMES):
-                caught.clear()
-                self.network.model.vision_tower(siglip_pixels(part, self.image_size, weight))
-                parts.append(self.network.model.multi_modal_projector(caught[-1]).float())
-        finally:
-            hook.remove()
-        return torch.cat(parts).unflatten(1, (self.grid, self.grid))
+        with self._hooked:
+            hook = layer.register_forward_hook(lambda _m, _i, out: caught.append(out))
+            try:
+                pixels = siglip_pixels(frames, self.image_size, self.network.model.image_newline)
+                self.network.model.vision_tower(pixels)
+            finally:
+                hook.remove()
+        (out,) = caught
+        return out[0] if isinstance(out, tuple) else out
 
 
 class LlavaPipeline(VqTokenPipeline):
     """Videos to tokens and to answers in words, with the published weights or with some trained on from them.
 
     `block` is the attention block of the checkpoint, `runs_block` whether it is run unless something else is asked for:
-    the published code holds one and takes the bare codebook.
+    the published code holds one and takes the bare codebook. `budget` is the number of tokens that the language model
+    is used to, `frames` that of the frames it is shown.
     """
 
     def __init__(
@@ -110,12 +118,13 @@ class LlavaPipeline(VqTokenPipeline):
         *,
         block: BlockConfig = PLAIN,
         runs_block: bool = False,
+        budget: Budget = RELEASED,
         frames: int = 32,
         name: str = "vqtoken-llava",
         folder: Path | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.frames = network, tokenizer, frames
+        self.network, self.tokenizer, self.frames, self.budget = network, tokenizer, frames, budget
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), LONG_FOOTAGE
         self.answerer, self._fingerprint, self._encoder_fingerprint = None, None, None
         self._frames = FrameConfig(fps=1.0, side=network.config.vision_config.image_size, most_frames=frames)
@@ -131,8 +140,8 @@ class LlavaPipeline(VqTokenPipeline):
         self.runs_block = runs and block.kind != "none"
         self.config = VqTokenConfig(frames=self._frames, block=block)
 
-    def train_block(self, kind: BlockName, clustering: Clustering) -> None:
-        """Run the block of this kind from now on: the one it has, or a new one in its place, to be trained.
+    def prepare(self, kind: BlockName, clustering: Clustering, budget: Budget) -> None:
+        """Make it a model to be trained: it runs the block of this kind from now on, the one it has or a new one.
 
         A new block of the kind occupancy begins as the identity, so the language model sees at first what it knows.
         """
@@ -146,6 +155,11 @@ class LlavaPipeline(VqTokenPipeline):
                 BlockConfig(kind=kind, heads=8, cells=cells, codebook_scale="unit", clustering=clustering), runs=True
             )
             self.block.to(self.device)
+        self.budget, self.folder, self._fingerprint = budget, None, None  # no longer the model of that folder
+        said = f"with the attention block {kind}" if kind != "none" else "without an attention block"
+        self.about["description"] = (
+            f"LLaVA-OneVision trained on few tokens a video, {said}: free questions about videos"
+        )
 
     @classmethod
     def from_folder(
@@ -166,8 +180,9 @@ class LlavaPipeline(VqTokenPipeline):
         pipeline = cls(
             network.requires_grad_(False),
             load_tokenizer(folder / "tokenizer"),
-            block=BlockConfig(**config["block"]) if "block" in config else _released_block(config, block),
+            block=_block_config(config, block),
             runs_block=config.get("runs_block", False),
+            budget=budget_of(config["tokens"]) if "tokens" in config else RELEASED,
             frames=config.get("frames", 32),
             name=folder.resolve().name,
             folder=folder,
@@ -189,11 +204,16 @@ class LlavaPipeline(VqTokenPipeline):
         """Write a checkpoint folder; gives back the folder."""
         folder = Path(folder)
         self.tokenizer.save_pretrained(str(folder / "tokenizer"))
-        return save_checkpoint(folder, self._stored_config(), self._stored_tensors(), dtype=dtype)
+        extra = self._card()
+        return save_checkpoint(folder, self._stored_config(), self._stored_tensors(), dtype=dtype, extra_files=extra)
 
     def _stored_config(self) -> dict[str, Any]:
         stored = {"system": self.system, "kind": "llava", "llava": self.network.config.to_dict()}
-        block = {"block": asdict(self.config.block), "runs_block": self.runs_block}
+        block = {
+            "block": asdict(self.config.block),
+            "runs_block": self.runs_block,
+            "tokens": stored_budget(self.budget),
+        }
         return {**stored, "frames": self.frames, **block, **self.about}
 
     def _stored_tensors(self) -> dict[str, Tensor]:
@@ -233,7 +253,7 @@ class LlavaPipeline(VqTokenPipeline):
             held = f"none or {kind}" if kind != "none" else "none: this checkpoint holds no other"
             raise UsageError(f"block is {held}; got {block!r}")
         runs = self.runs_block if block is None else block != "none"
-        budget = RELEASED if tokens in (None, "adaptive") else budget_of(tokens)
+        budget = self.budget if tokens is None else RELEASED if tokens == "adaptive" else budget_of(tokens)
         features = self.encoder(self._sampled(source)).unsqueeze(0)
         return self.reduce(features, budget, block=self.block if runs else None)
 
@@ -253,15 +273,25 @@ class LlavaPipeline(VqTokenPipeline):
 
     def answer_stream(
         self,
-        video: MediaInput | ReducedVideo,
+        video: MediaInput | ReducedVideo | TokenizedVideo,
         question: str,
         *,
         tokens: int | str | Budget | None = None,
         block: str | None = None,
         max_new_tokens: int = 128,
     ) -> Iterator[str]:
-        """Pieces of the answer while it is written (greedy, so the same video always gets the same answer)."""
-        reduced = video if isinstance(video, ReducedVideo) else self.watch(video, tokens=tokens, block=block)
+        """Pieces of the answer while it is written (greedy, so the same video always gets the same answer).
+
+        Raises: UsageError for tokens or block with a video that has its tokens already; as `watch`.
+        """
+        if max_new_tokens < 1:
+            raise UsageError(f"an answer has at least 1 word, got {max_new_tokens}")
+        if isinstance(video, ReducedVideo | TokenizedVideo):
+            if tokens is not None or block is not None:
+                raise UsageError("tokens and block are for videos; this one has its tokens already")
+            reduced = video if isinstance(video, ReducedVideo) else video.reduced
+        else:
+            reduced = self.watch(video, tokens=tokens, block=block)
         ids: list[int] = []
         said = ""
         for number in self._greedy(self.prompt(question, reduced), max_new_tokens):
@@ -271,7 +301,7 @@ class LlavaPipeline(VqTokenPipeline):
                 yield text[len(said) :]
                 said = text
 
-    def answer_words(self, video: MediaInput | ReducedVideo, question: str, **options: Any) -> str:
+    def answer_words(self, video: MediaInput | ReducedVideo | TokenizedVideo, question: str, **options: Any) -> str:
         """The whole answer."""
         return "".join(self.answer_stream(video, question, **options)).strip()
 
@@ -290,8 +320,13 @@ class LlavaPipeline(VqTokenPipeline):
             embeds = network.get_input_embeddings()(torch.tensor([[token]], device=self.device))
 
 
-def _released_block(config: Mapping[str, Any], block: Mapping[str, Tensor]) -> BlockConfig:
-    """What block a folder holds that was converted before such folders said so."""
+def _block_config(config: Mapping[str, Any], block: Mapping[str, Tensor]) -> BlockConfig:
+    """What block a folder holds; folders that were converted before they said so hold the published one or none."""
+    if "block" in config:
+        try:
+            return BlockConfig(**config["block"])
+        except TypeError as error:
+            raise CheckpointError(f"the checkpoint describes a block that this genmm does not know: {error}") from error
     if not block:
         return PLAIN
     cells = block["to_q_proj.weight"].shape[1]

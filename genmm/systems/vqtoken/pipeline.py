@@ -25,7 +25,7 @@ from genmm.nn.vit import VisionTransformer
 from genmm.quantizers.adaptive import AdaptiveK, Rule
 from genmm.quantizers.kmeans import unit_rows
 from genmm.systems.vqtoken.answerer import Answerer
-from genmm.systems.vqtoken.blocks import make_block
+from genmm.systems.vqtoken.blocks import make_block, run_block
 from genmm.systems.vqtoken.config import VqTokenConfig
 from genmm.systems.vqtoken.encoders import VisionEncoder
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS
@@ -34,8 +34,10 @@ from genmm.systems.vqtoken.reducer import Budget, Fixed, reduce
 from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
 from genmm.systems.vqtoken.windows import WindowMerger
 
-__all__ = ["MOST_TOKENS", "VqTokenPipeline", "budget_of"]
+__all__ = ["MOST_TOKENS", "VqTokenPipeline", "budget_of", "stored_budget"]
 
+MOST_S = 1e6
+"""Largest time that makes sense; beyond it numbers are mistakes."""
 MOST_TOKENS = 1024
 """Largest budget of one video."""
 
@@ -47,8 +49,8 @@ def budget_of(tokens: int | str | Budget | Mapping[str, Any]) -> Budget:
     """
     if isinstance(tokens, Fixed | AdaptiveK):
         budget = tokens
-    elif isinstance(tokens, Mapping) and tokens.keys() <= {entry.name for entry in dataclasses.fields(AdaptiveK)}:
-        budget = AdaptiveK(**tokens)
+    elif isinstance(tokens, Mapping):
+        budget = _read_budget(tokens)
     elif tokens == "adaptive":
         budget = AdaptiveK(least=4, most=64)
     elif isinstance(tokens, str) and tokens in get_args(Rule):
@@ -66,7 +68,23 @@ def budget_of(tokens: int | str | Budget | Mapping[str, Any]) -> Budget:
     return budget
 
 
-def _said(budget: Budget) -> int | str | dict[str, Any]:
+def _read_budget(values: Mapping[str, Any]) -> AdaptiveK:
+    kinds = {"rule": str, "least": int, "most": int, "explained": int | float}
+    unfit = [name for name, value in values.items() if not isinstance(value, kinds.get(name, ()))]
+    if unfit:
+        raise UsageError(f"an adaptive budget has {', '.join(kinds)} of the right types, got {str(dict(values))[:80]}")
+    return AdaptiveK(**values)
+
+
+def check_times(values: Mapping[str, Any]) -> None:
+    """Raises: UsageError when a value is neither a finite number nor None."""
+    for name, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and abs(value) <= MOST_S):  # false for NaN too
+            raise UsageError(f"{name} must be a number, got {str(value)[:40]!r}")
+
+
+def stored_budget(budget: Budget) -> int | str | dict[str, Any]:
     """What a recipe says of a budget, for `budget_of`."""
     if isinstance(budget, Fixed):
         return budget.tokens
@@ -150,9 +168,13 @@ class VqTokenPipeline:
         """Write a checkpoint folder; gives back the folder."""
         folder = Path(folder)
         config = {"system": self.system, "network": self.config.to_dict(), **self.about}
-        card = self.folder / "README.md" if self.folder else None
-        extra = {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
+        extra = self._card()
         return save_checkpoint(folder, config, self._modules.state_dict(), dtype=dtype, extra_files=extra)
+
+    def _card(self) -> dict[str, bytes]:
+        """The card of the folder that it came from, as a file of a new one."""
+        card = self.folder / "README.md" if self.folder else None
+        return {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
 
     @property
     def device(self) -> torch.device:
@@ -249,13 +271,14 @@ class VqTokenPipeline:
         Raises: UsageError, MediaError, LimitError; Cancelled within one window after `cancel` was asked to.
         """
         budget, rate = budget_of(tokens), self.config.frames.fps if fps is None else fps
+        check_times({"fps": rate, "start_s": start_s, "end_s": end_s})
         check_seed(seed)
         if method not in METHODS:
             raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
         work = _Work(self, budget, method, seed)
         side = 2 * self.config.frames.side
         with open_source(source, self.limits) as media:
-            size = media.size if hasattr(media, "size") else 0
+            size = media.size_bytes
             span = {"start_s": start_s, "end_s": end_s}
             with iter_frames(media, fps=rate, max_side=side, limits=self.limits, **span) as reader:
                 for frame in reader:
@@ -283,7 +306,7 @@ class VqTokenPipeline:
         total = float(work.total)
         lost = float(reduced.stats.get("distortion", 0.0)) / total if total > 0 else 0.0
         return TokenizedVideo(
-            settings={**settings, "tokens": _said(work.budget), "method": work.method, "lost": min(1.0, lost)},
+            settings={**settings, "tokens": stored_budget(work.budget), "method": work.method, "lost": min(1.0, lost)},
             seeds=(work.seed,),
             model=self.model,
             timings=work.timings,
@@ -310,7 +333,8 @@ class VqTokenPipeline:
             return stored
         place = self.device
         with torch.no_grad():
-            tokens, mask = block(stored.codebook.to(place), stored.index_map.to(place), stored.mask.to(place))
+            parts = (stored.codebook, stored.index_map, stored.mask)
+            tokens, mask = run_block(block, *(part.to(place) for part in parts))
         return dataclasses.replace(stored, tokens=tokens, token_mask=mask)
 
     # ------------------------------------------------------------ answers

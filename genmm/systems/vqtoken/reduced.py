@@ -23,8 +23,10 @@ from genmm.quantizers.kmeans_seeding import take_rows
 __all__ = ["ReducedVideo", "splice"]
 
 MAGIC = b"GMVQ1\n"
-MOST_BYTES = 1 << 30
-"""Largest code that `from_bytes` unpacks."""
+MOST_BYTES = 1 << 31
+"""Most memory that `from_bytes` takes for a code."""
+CELL_BYTES = 32
+"""Memory of a cell while a code is unpacked; in the code it may take a single bit."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,11 +174,12 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(data[start : start + min(length, 10_000)])
         numbers = [*header["shape"], header["tokens"], header["width"], header["bits"]]
-        good = len(header["shape"]) == 3 and all(type(n) is int and n >= 0 for n in numbers) and header["bits"] <= 32
-        good = good and isinstance(header["gaps"], bool)
+        good = len(header["shape"]) == 3 and all(type(n) is int and n >= 0 for n in numbers)
+        good = good and min(*header["shape"], header["width"]) > 0 and isinstance(header["gaps"], bool)
+        good = good and header["bits"] == id_bits(header["tokens"] + header["gaps"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("the code is damaged: its header cannot be read") from error
-    if not good or math.prod(header["shape"]) * 4 + header["tokens"] * header["width"] * 2 > MOST_BYTES:
+    if not good or math.prod(header["shape"]) * CELL_BYTES + header["tokens"] * header["width"] * 2 > MOST_BYTES:
         raise DataError("the code is damaged: its header names sizes that no code has")
     return header, start + length
 

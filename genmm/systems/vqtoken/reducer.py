@@ -18,7 +18,7 @@ from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.k_center import k_center
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
 from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
-from genmm.systems.vqtoken.blocks import PlainBlock
+from genmm.systems.vqtoken.blocks import PlainBlock, run_block
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS, Clustering
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
@@ -89,7 +89,7 @@ def reduce(
     clustered_ms = 1000 * (time.perf_counter() - started)
     plain = from_map(codebook, labels.view(batch, frames, height, width))
     started = time.perf_counter()
-    made, made_mask = (block or PlainBlock())(plain.codebook, plain.index_map, plain.mask)
+    made, made_mask = run_block(block or PlainBlock(), plain.codebook, plain.index_map, plain.mask)
     stats |= {"cluster_ms": clustered_ms, "block_ms": 1000 * (time.perf_counter() - started)}
     return replace(plain, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
 

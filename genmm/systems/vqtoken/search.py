@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 
 from genmm.core.errors import DataError, MediaError, UsageError
 from genmm.core.events import CancelToken, Progress
-from genmm.core.files import atomic_path, read_json, write_json
+from genmm.core.files import atomic_path, check_target, read_json, write_json
 from genmm.core.weights import read_tensors
 from genmm.media.image import is_picture, read_image
 from genmm.media.source import MediaInput
@@ -40,6 +41,8 @@ from genmm.systems.vqtoken.reducer import Budget
 __all__ = ["Hit", "TokenSet", "VideoIndex", "moment_set", "moment_sets", "query_set", "set_similarity"]
 
 VERSION = 1
+LOCK_S = 60.0
+"""How long a writer waits for another one."""
 MOMENT_S = 4.0
 """Length of a moment in seconds."""
 ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
@@ -92,6 +95,14 @@ class _Entry:
     moments: int
     tokens: int
     budget: str
+
+    def check(self, table: Path) -> None:
+        """Raises: DataError when it is not as this genmm writes it; its id names files that are read and deleted."""
+        numbers = (self.bytes, self.modified_ns, self.seconds, self.moments, self.tokens)
+        is_sound = all(isinstance(n, int | float) and not isinstance(n, bool) and n >= 0 for n in numbers)
+        is_sound &= isinstance(self.path, str) and isinstance(self.budget, str) and isinstance(self.id, str)
+        if not is_sound or not re.fullmatch("[0-9a-f]{20}", self.id):
+            raise DataError(f"{table} is damaged: it holds an entry that genmm does not write ({str(self.id)[:40]!r})")
 
 
 def set_similarity(a: TokenSet, b: TokenSet, centre: Tensor | None = None) -> float:
@@ -205,6 +216,8 @@ class VideoIndex:
             index = cls(folder, str(table["encoder"]), [_Entry(**entry) for entry in table["videos"]])
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} is no index of videos: {error}") from error
+        for entry in index.entries:
+            entry.check(path)
         if encoder is not None and encoder != index.encoder:
             raise UsageError(
                 f"the index in {folder} was made with another encoder ({index.encoder}, the model has {encoder}); "
@@ -229,16 +242,16 @@ class VideoIndex:
         path = Path(path).resolve()
         state = path.stat()
         budget = f"{tokens}/{moment_s:g}"
-        known = next((entry for entry in self.entries if entry.path == str(path)), None)
-        if known and (known.bytes, known.modified_ns, known.budget) == (state.st_size, state.st_mtime_ns, budget):
+        name = hashlib.sha256(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{budget}".encode()).hexdigest()[:20]
+        if any(entry.id == name for entry in self.entries) and self._file(name).is_file():
             return False
+        check_target(self.folder / TABLE)  # before minutes of reading
         sets: list[TokenSet] = []
         for one in moment_sets(pipeline, path, tokens=tokens, moment_s=moment_s, cancel=cancel):
             sets.append(one)
             if on_event is not None:
                 on_event(Progress(len(sets), None, "moments", path.name))
-        name = hashlib.sha256(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{budget}".encode()).hexdigest()[:20]
-        self._write_sets(name, sets)
+        self._check_finite(sets)
         entry = _Entry(
             id=name,
             path=str(path),
@@ -250,10 +263,11 @@ class VideoIndex:
             budget=budget,
         )
         with self._writing():
+            self._write_sets(name, sets)
+            before = [e for e in self.entries if e.path == entry.path]
             self.entries = [*(e for e in self.entries if e.path != entry.path), entry]
             self._write_table()
-        if known and known.id != name:
-            self._file(known.id).unlink(missing_ok=True)
+            self._forget(before)
         return True
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
@@ -265,15 +279,20 @@ class VideoIndex:
 
     def remove(self, path: str | os.PathLike[str]) -> bool:
         """Take a video out; False when it was not there."""
-        gone = self._of(path)
-        if not gone:
+        if not (self.folder / TABLE).is_file():
             return False
         with self._writing():
-            self.entries = [entry for entry in self.entries if entry.path not in {g.path for g in gone}]
-            self._write_table()
-        for entry in gone:
-            self._file(entry.id).unlink(missing_ok=True)
-        return True
+            gone = self._of(path)
+            if gone:
+                self.entries = [entry for entry in self.entries if entry not in gone]
+                self._write_table()
+                self._forget(gone)
+        return bool(gone)
+
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        """Delete the files of entries that the table does not hold any more."""
+        for name in {entry.id for entry in entries} - {entry.id for entry in self.entries}:
+            self._file(name).unlink(missing_ok=True)
 
     def search(self, query: TokenSet, *, top: int = 5, per_video: int = 2, pooled: bool = False) -> list[Hit]:
         """The most similar moments, best first, at most `per_video` of one video.
@@ -305,6 +324,11 @@ class VideoIndex:
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
+    @staticmethod
+    def _check_finite(sets: Sequence[TokenSet]) -> None:
+        if not all(bool(torch.isfinite(one.tokens.half()).all()) for one in sets):
+            raise UsageError("the features do not fit float16, in which an index keeps them; scale them down")
+
     def _write_sets(self, name: str, sets: Sequence[TokenSet]) -> None:
         sizes = torch.tensor([len(s.tokens) for s in sets])
         tensors = {
@@ -319,15 +343,20 @@ class VideoIndex:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """One writer at a time; what another process has added meanwhile is kept."""
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock", timeout=60):
-            path = self.folder / TABLE
-            if path.is_file():
-                fresh = VideoIndex.open(self.folder, self.encoder)
-                self.entries = fresh.entries
+        lock = FileLock(self.folder / ".lock", timeout=LOCK_S)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UsageError(f"another process has written to {self.folder} for {LOCK_S:g} s; try again") from error
+        try:
+            if (self.folder / TABLE).is_file():
+                self.entries = VideoIndex.open(self.folder, self.encoder).entries
             yield
+        finally:
+            lock.release()
 
     def _write_table(self) -> None:
         table = {"version": VERSION, "encoder": self.encoder, "videos": [asdict(entry) for entry in self.entries]}

@@ -19,7 +19,7 @@ from genmm.core.errors import ShapeError, UsageError
 from genmm.quantizers.adaptive import Curves, choose, nest
 from genmm.quantizers.k_center import farthest_first, k_center
 from genmm.quantizers.kmeans import SAME_COSINE, Clusters, KMeansConfig, assign, first_appearance, spherical_kmeans
-from genmm.systems.vqtoken.blocks import PlainBlock
+from genmm.systems.vqtoken.blocks import PlainBlock, run_block
 from genmm.systems.vqtoken.geometry import geometry_of
 from genmm.systems.vqtoken.methods import Clustering
 from genmm.systems.vqtoken.reduced import ReducedVideo
@@ -29,8 +29,6 @@ __all__ = ["WindowMerger"]
 
 SPARE = 2
 """Each window gets this many times the budget of clusters, so that merging has something to choose from."""
-MOST_MAP_FRAMES = 512
-"""Frames of the map that a block looks at; of a longer video it sees every so-many-th."""
 
 
 class WindowMerger:
@@ -113,12 +111,10 @@ class WindowMerger:
         codebook = self._way.codebook(tables, self.scale, mean_length).unsqueeze(0)
         device = codebook.device
         index_map = index_map.unsqueeze(0).to(device)
-        step = -(-index_map.shape[1] // MOST_MAP_FRAMES)
-        seen = index_map[:, ::step]
         place = geometry_of(index_map, count)
         mask = (tables["counts"] > 0).unsqueeze(0)
         with torch.no_grad():
-            tokens, token_mask = self.block(codebook, seen, mask)
+            tokens, token_mask = run_block(self.block, codebook, index_map, mask)
         most = min(curve.shape[1], self.width)
         stats = {"windows": len(self._maps), "distortion": float(self._way.spread(tables).sum())}
         return ReducedVideo(
