@@ -130,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         "workers": args.workers,
         "batch_size": args.batch_size,
         "max_errors": args.max_errors,
+        "engine": args.engine,
     }
     if args.check:
         plan, found = check_batch(task, args.manifest, args.out, **how)
@@ -146,7 +147,6 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             **how,
             retry_failed=not args.no_retry_failed,
-            engine=args.engine,
             on_event=show,
             stop=stop,
         )

@@ -33,6 +33,8 @@ examples:
 The JSON file is a recipe too, and so is the reel. What was odd about the file is said at the end."""
 AMOUNTS = ("seconds", "share", "count")
 BARS = " .:-=+*#%@"
+DOCUMENT_BYTES = 50_000_000
+"""Largest JSON of highlights that is read: a line of scores for every second of a day."""
 REELS = (".mp4", ".m4v", ".mov")
 
 
@@ -51,9 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     group.add_argument("--thumbnails", metavar="FOLDER", help="one picture for each segment")
     group.add_argument("--sheet", metavar="FILE", help="all of them in one picture, .png, .jpg or .webp")
     group.add_argument("--copy", action="store_true", help="cut the reel at key frames without encoding anew")
-    group.add_argument(
-        "--max-side", type=int, default=1280, metavar="N", help="longest side of the reel; default: 1280"
-    )
+    group.add_argument("--max-side", type=int, metavar="N", help="longest side of the reel; default: 1280")
     group = parser.add_argument_group("how much")
     amounts = group.add_mutually_exclusive_group()
     amounts.add_argument("--seconds", type=float, metavar="X", help="length of all segments together; default: 30")
@@ -136,14 +136,16 @@ def _check(args: argparse.Namespace) -> None:
             check_target(path)
     if args.chapters and Path(args.chapters).suffix.lower() not in (".vtt", ".txt", ".ffmetadata"):
         raise UsageError(f"chapters are written as .vtt, .txt or .ffmetadata, got {args.chapters!r}")
-    if args.max_side < 16:
+    if args.max_side is not None and args.max_side < 16:
         raise UsageError(f"--max-side must be at least 16, got {args.max_side}")
+    if args.max_side is not None and args.copy:
+        raise UsageError("--copy leaves the pictures as they are; leave --max-side out, or encode anew without --copy")
 
 
 def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.recipe:
         return None
-    recipe = find_recipe(args.recipe)
+    recipe = find_recipe(args.recipe, max_bytes=DOCUMENT_BYTES)
     if recipe["task"] != "highlight":
         raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for highlights")
     return recipe
@@ -189,7 +191,7 @@ def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisp
         reel = result.render(
             args.output,
             mode="copy" if args.copy else "encode",
-            max_side=args.max_side,
+            max_side=args.max_side or 1280,
             on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "cutting the reel")),
         )
         written.insert(0, reel)

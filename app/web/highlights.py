@@ -244,7 +244,7 @@ class HighlightsTab:
                 raise UsageError("start and end of a segment must be numbers of seconds") from error
             if not spans:
                 raise UsageError("no segment is ticked; keep at least one")
-            async for update in self._run(request, cut_events(found, spans), visit):
+            async for update in self._run(request, cut_events(found, spans, self.server.storage.run_folder), visit):
                 yield update
 
     async def _run(self, request: gr.Request, work: Any, visit: Visit) -> AsyncIterator[dict[Any, Any]]:

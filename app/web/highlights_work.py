@@ -111,11 +111,14 @@ def find_events(
     return events
 
 
-def cut_events(found: Found, spans: Sequence[tuple[float, float]]) -> Callable[[CancelToken], Iterator[Event]]:
-    """The same for segments that the visitor has edited: only the files are made anew."""
+def cut_events(
+    found: Found, spans: Sequence[tuple[float, float]], new_folder: Callable[[], Path]
+) -> Callable[[CancelToken], Iterator[Event]]:
+    """The same for segments that the visitor has edited: only the files are made anew, in a folder of their own, so
+    that the history keeps what was cut before."""
 
     def events(token: CancelToken) -> Iterator[Event]:
-        edited = dataclasses.replace(found, result=found.result.with_segments(spans))
+        edited = dataclasses.replace(found, result=found.result.with_segments(spans), folder=new_folder())
         yield from _finished(edited, token, True)
 
     return events

@@ -24,9 +24,9 @@ from app.web.video_work import (
     SYSTEM,
     Seen,
     VideoForm,
-    answer_question,
     check_form,
     frame_at,
+    question_events,
     similar_moments,
     tokenize_events,
 )
@@ -163,7 +163,7 @@ class VideoTab:
         work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
         gr.on([self.ask.click, self.question.submit], self._ask, [self.seen, self.question], self.answer, **work)
         self.similar.click(self._similar, [self.seen, self.at], self.moments, **work)
-        self.show.click(self._frame, [self.seen, self.at], self.picture, **QUICK)
+        self.show.click(self._frame, [self.seen, self.at], self.picture, **{**QUICK, "concurrency_limit": 2})
 
     def _form(self, values: Sequence[Any]) -> VideoForm:
         video, tokens, adaptive, method, model = values
@@ -229,15 +229,23 @@ class VideoTab:
         return note_html("Cancelled.", "stopped")
 
     def _needs(self, seen: Seen | None) -> Seen:
-        if seen is None or not Path(seen.form.video).is_file():
-            raise UsageError("tokenize a video first; uploads are kept for some hours only")
+        if seen is None or not Path(seen.form.video).is_file() or not seen.index.is_dir():
+            raise UsageError("tokenize a video first; uploads and results are kept for some hours only")
         return seen
 
-    def _ask(self, seen: Seen | None, question: str) -> str:
+    async def _ask(self, request: gr.Request, seen: Seen | None, question: str) -> AsyncIterator[str]:
         with reported(self.key):
-            text = clean_text(question or "", self.server.settings.limits)
-            answer = answer_question(self._needs(seen), text, self.server.pool, self.server.settings.limits)
-            return answer_html(text, answer)
+            seen, limits = self._needs(seen), self.server.settings.limits
+            text = clean_text(question or "", limits)
+            work = question_events(seen.form, text, self.server.pool, limits, seen)
+            with self.server.runs.open(str(request.session_hash), self.key) as run:
+                try:
+                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                        async for event in events:
+                            is_last = isinstance(event, Finished)
+                            yield answer_html(text, event.result) if is_last else progress_html(event)
+                except Cancelled:
+                    yield note_html("Cancelled.", "stopped")
 
     def _similar(self, seen: Seen | None, at_s: float) -> str:
         with reported(self.key):

@@ -11,7 +11,7 @@ import gradio as gr
 from app.web.messages import reported
 from app.web.runs import stream_events
 from app.web.tab import DEVICE, Server
-from app.web.video_work import SYSTEM, Seen, VideoForm, check_form, page_limits, tokenize_events
+from app.web.video_work import Seen, VideoForm, check_form, question_events, tokenize_events
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished
 from genmm.core.limits import clean_text
@@ -75,15 +75,18 @@ def _form(server: Server, video: str | None, tokens: str, method: str, model: st
 
 
 def _ask(server: Server) -> Callable[..., Any]:
-    def ask_video(video: str | None, question: str, model: str = "") -> dict[str, Any]:
+    async def ask_video(request: gr.Request, video: str | None, question: str, model: str = "") -> dict[str, Any]:
         """Answer a question about a video with the embedded answerer."""
         with reported("ask"):
-            form = _form(server, video, "32", "vqtoken", model)
-            text = clean_text(question or "", server.settings.limits)
-            pipeline = server.pool.get(form.model, SYSTEM)
-            page_limits(pipeline, server.settings.limits)
-            answer = pipeline.answer(form.video, text)
-            others = [{"answer": name, "probability": round(p, 4)} for name, p in answer.others]
-            return {"answer": answer.text, "probability": round(answer.confidence, 4), "others": others}
+            form, limits = _form(server, video, "32", "vqtoken", model), server.settings.limits
+            work = question_events(form, clean_text(question or "", limits), server.pool, limits)
+            with server.runs.open(str(request.session_hash), "video") as run, contextlib.suppress(Cancelled):
+                async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            answer = event.result
+                            others = [{"answer": name, "probability": round(p, 4)} for name, p in answer.others]
+                            return {"answer": answer.text, "probability": round(answer.confidence, 4), "others": others}
+        raise gr.Error("The run was cancelled.", title="Cancelled", print_exception=False)
 
     return ask_video

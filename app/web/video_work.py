@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from genmm.media.image import write_image
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
-from genmm.systems.vqtoken.result import TokenizedVideo, VideoAnswer
+from genmm.systems.vqtoken.result import TokenizedVideo
 
 __all__ = [
     "MOST",
     "SYSTEM",
     "Seen",
     "VideoForm",
-    "answer_question",
     "check_form",
+    "question_events",
     "similar_moments",
     "tokenize_events",
 ]
@@ -82,6 +83,8 @@ class Seen:
     index: Path
     """Folder of the index of this run."""
     title: str
+    to_ask: list[TokenizedVideo] = field(default_factory=list)
+    """The video with as many tokens as the answerer takes, once a question was asked."""
 
     @property
     def code_bytes(self) -> int:
@@ -104,9 +107,14 @@ def check_form(form: VideoForm, pool: ModelPool) -> None:
         pool.info(form.model, SYSTEM)
 
 
+def patient(limits: Limits) -> Limits:
+    """The limits of the page, with the time that reading a whole video takes."""
+    return dataclasses.replace(limits, decode_s=max(limits.decode_s, DECODE_S))
+
+
 def page_limits(pipeline: VqTokenPipeline, limits: Limits) -> None:
     """Give the pipeline the limits of the page."""
-    pipeline.limits = dataclasses.replace(limits, decode_s=max(limits.decode_s, DECODE_S))
+    pipeline.limits = patient(limits)
 
 
 def tokenize_events(
@@ -129,7 +137,12 @@ def tokenize_events(
             raise GenerationError("the model ended without a result; please report it")
         token.check()
         yield Progress(0, None, "", "Drawing the map over the video")
-        yield from _write(form, pipeline, made, new_folder(), token)
+        folder = new_folder()
+        try:
+            yield from _write(form, pipeline, made, folder, token)
+        except Exception:  # cancelled, most of the time; nobody will ask for what is there so far
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     return events
 
@@ -143,7 +156,7 @@ def _write(
     stem = safe_stem(title, max_chars=40)
     file, recipe = made.save(folder / f"{stem}.safetensors")
     code, _ = made.save(folder / f"{stem}.gmvq")
-    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4", limits=pipeline.limits)
+    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4", limits=pipeline.limits, cancel=token)
     token.check()
     picture = made.save_overlay(form.video, folder / f"{stem}_map.png", limits=pipeline.limits)
     yield Progress(0, None, "", "Indexing moments")
@@ -170,7 +183,7 @@ def frame_at(seen: Seen, at_s: float, limits: Limits) -> np.ndarray:
     if not Path(seen.form.video).is_file():
         raise UsageError("the upload is gone; uploads are kept for some hours only, so give it again")
     last_s = float(seen.made.times_s[-1])
-    return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), last_s), limits=limits)
+    return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), last_s), limits=patient(limits))
 
 
 def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) -> list[tuple[float, float, float]]:
@@ -194,14 +207,34 @@ def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) ->
     return [(hit.start_s, hit.end_s, hit.score) for hit in hits]
 
 
-def answer_question(seen: Seen, question: str, pool: ModelPool, limits: Limits) -> VideoAnswer:
-    """Ask the embedded answerer; the video is tokenized again when its tokens are not those it was trained with."""
-    pipeline = pool.get(seen.form.model, SYSTEM)
-    page_limits(pipeline, limits)
-    if pipeline.answerer is None:
-        raise UsageError("this model answers no questions; choose the embedded model vqtoken")
-    wanted = pipeline.answerer.config.tokens
-    made = seen.made
-    if made.tokens != wanted or seen.form.method != "vqtoken":
-        made = pipeline.tokenize(seen.form.video, tokens=wanted)
-    return pipeline.answer(made, question)
+def question_events(
+    form: VideoForm, question: str, pool: ModelPool, limits: Limits, seen: Seen | None = None
+) -> Callable[[CancelToken], Iterator[Event]]:
+    """Give back a function that asks the embedded answerer as events, the last one Finished(VideoAnswer).
+
+    The video is read again unless `seen` holds the tokens that the answerer was trained with; then it keeps them.
+    Raises (while running): UsageError for a question that it cannot read, before the video is read; Cancelled.
+    """
+
+    def events(token: CancelToken) -> Iterator[Event]:
+        pipeline = pool.get(form.model, SYSTEM)
+        page_limits(pipeline, limits)
+        if pipeline.answerer is None:
+            raise UsageError(
+                f"on the page the embedded model vqtoken answers; for {pipeline.name} there is genmm ask --model"
+            )
+        pipeline.answerer.encode([question])
+        wanted = pipeline.answerer.config.tokens
+        known = [seen.made, *seen.to_ask] if seen is not None else []
+        fitting = [made for made in known if made.tokens == wanted and made.settings["method"] == "vqtoken"]
+        if not fitting:
+            for event in pipeline.events(form.video, tokens=wanted, cancel=token):
+                if isinstance(event, Finished):
+                    fitting.append(event.result)
+                else:
+                    yield Progress(event.done, event.total, event.unit, f"Reading: {event.done} frames")
+            if seen is not None:
+                seen.to_ask[:] = fitting
+        yield Finished(pipeline.answer(fitting[0], question))
+
+    return events

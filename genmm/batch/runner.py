@@ -105,7 +105,7 @@ def run_batch(
         cancel=cancel or CancelToken(),
         stop=stop or threading.Event(),
     )
-    report = _with_engine(run, engine, workers)
+    report = _engine(engine, workers)(run)
     run.on_event(Finished(report))
     return report
 
@@ -120,6 +120,7 @@ def check_batch(
     workers: int = 1,
     batch_size: int = 8,
     max_errors: int | float | None = None,
+    engine: Literal["local", "ray"] = "local",
 ) -> tuple[Plan, BatchReport]:
     """What `run_batch` would find with the same arguments: its plan, and the items that are done or failed already.
 
@@ -127,6 +128,7 @@ def check_batch(
     Raises: whatever `run_batch` would refuse before it loads the model, but for a folder in use.
     """
     _check_numbers(workers, batch_size, max_errors)
+    _engine(engine, workers)
     if isinstance(device := getattr(task, "device", None), str):
         choose_device(device)
     plan, folder = make_plan(task, manifest, seed), RunFolder(out_dir, _shard(shard))
@@ -150,18 +152,20 @@ def _shard(shard: Shard | str | None) -> Shard:
     return Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
 
 
-def _with_engine(run: BatchRun, engine: str, workers: int) -> BatchReport:
+def _engine(engine: str, workers: int) -> Callable[[BatchRun], BatchReport]:
+    """What works on a run. Raises: UsageError for an unknown engine, MissingDependencyError without Ray."""
     if engine == "ray":
-        from genmm.batch.ray_engine import ray_results
+        from genmm.batch.ray_engine import ray_results, require_ray
 
-        return run.work(lambda run: ray_results(run, workers))
+        require_ray()
+        return lambda run: run.work(lambda run: ray_results(run, workers))
     if engine != "local":
         raise UsageError(f"engine must be local or ray, got {engine!r}")
     if workers > 1:
         from genmm.batch.workers import run_workers
 
-        return run_workers(run, workers)
-    return run.work(local_results)
+        return lambda run: run_workers(run, workers)
+    return lambda run: run.work(local_results)
 
 
 @dataclass(kw_only=True)

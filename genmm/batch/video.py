@@ -13,10 +13,11 @@ from genmm.batch.task import BatchItem
 from genmm.core.errors import GenmmError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.results import Result
-from genmm.systems.vqtoken.methods import METHODS
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
 
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+    from genmm.systems.vqtoken.reducer import Budget
 
 
 def option(text: str, default: Any = None, **more: Any) -> Any:
@@ -29,7 +30,7 @@ class VideoJob:
     """A checked row."""
 
     path: Path
-    tokens: str
+    tokens: Budget
     start_s: float
     end_s: float | None
 
@@ -89,17 +90,20 @@ examples:
         path = (row.folder / Path(name).expanduser()).resolve()
         if not path.is_file():
             raise UsageError(f"there is no file {name!r} in {row.folder}")
-        from genmm.systems.vqtoken.pipeline import budget_of
+        from genmm.systems.vqtoken.pipeline import budget_of, check_times
+        from genmm.systems.vqtoken.reducer import Fixed
 
-        tokens = given.get("tokens", self.tokens)
-        budget_of(tokens)
+        budget = budget_of(given.get("tokens", self.tokens))
+        if self.method not in CLUSTERING_METHODS and not isinstance(budget, Fixed):
+            choosing = ", ".join(CLUSTERING_METHODS)
+            raise UsageError(f"the reducer {self.method} takes a fixed number of tokens; {choosing} choose their own")
         start_s, end_s = given.get("start_s", 0.0), given.get("end_s")
-        numbers = [start_s, *([] if end_s is None else [end_s])]
-        if any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in numbers):
-            raise UsageError(f"start_s and end_s are seconds from 0 on, got {start_s!r} and {end_s!r}")
-        if end_s is not None and end_s <= start_s:
-            raise UsageError(f"end_s must be behind start_s, got {start_s} to {end_s}")
-        return VideoJob(path, str(tokens), float(start_s), None if end_s is None else float(end_s))
+        check_times({"fps": self.fps, "start_s": start_s, "end_s": end_s})
+        if self.fps is not None and self.fps <= 0:
+            raise UsageError(f"fps must be above 0, got {self.fps}")
+        if start_s < 0 or (end_s is not None and end_s <= start_s):
+            raise UsageError(f"start_s is from 0 on and end_s behind it, got {start_s} to {end_s}")
+        return VideoJob(path, budget, float(start_s), None if end_s is None else float(end_s))
 
     def cost(self, request: VideoJob) -> float:
         """Bytes of the file: time grows with them."""

@@ -70,7 +70,7 @@ def recipe_path(media: str | os.PathLike[str]) -> Path:
     return media.with_suffix(".json")
 
 
-def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_recipe(path: str | os.PathLike[str], *, max_bytes: int = RECIPE_BYTES) -> dict[str, Any]:
     """Read a recipe from its own file or through the media file that it lies beside.
 
     Raises: DataError when there is none, or when it is not a recipe of genmm.
@@ -79,7 +79,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = path if path.suffix.lower() == ".json" else recipe_path(path)
     if not source.is_file():
         raise DataError(f"there is no recipe at {source}; a recipe is the .json file saved beside a result")
-    return check_recipe(read_json(source, max_bytes=RECIPE_BYTES), str(source))
+    return check_recipe(read_json(source, max_bytes=max_bytes), str(source))
 
 
 def check_recipe(recipe: Any, source: str) -> dict[str, Any]:

@@ -207,7 +207,8 @@ def copy_reel(
     tags: Mapping[str, Any] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Path:
-    """Write the spans without encoding anew: fast and without loss, but every part begins at a key frame before it.
+    """Write the spans without encoding anew: fast and without loss, but every part begins at a key frame before it, and
+    ends up to a few pictures late where those before its end are made of later ones.
 
     Raises: UsageError for a file whose codecs an MP4 file does not take; write_reel takes any.
     """
@@ -237,7 +238,7 @@ def _copy_span(
     """Copy the packets of one span to `at_s` of the output; gives back how long the part became."""
     video = streams[0]
     container.seek(int((span.start_s + zero) / video.time_base), stream=video, backward=True)
-    base_s, end_s, waiting = None, 0.0, []
+    base_s, end_s, waiting, needed = None, 0.0, [], 0
     for packet in container.demux(*streams):
         if packet.dts is None or packet.pts is None:
             continue
@@ -247,16 +248,20 @@ def _copy_span(
                 continue
             base_s = float(packet.dts * packet.time_base)
             begin_s = time_s
-        if time_s >= span.end_s and packet.stream.index == video.index and packet.is_keyframe is not None:
-            if time_s >= span.end_s + 1.0:
-                break
+        is_video = packet.stream.index == video.index
+        if is_video and time_s >= span.end_s + 1.0:
+            break
+        if time_s < begin_s - 1e-6 or (not is_video and time_s >= span.end_s):
             continue
-        if time_s >= span.end_s or time_s < begin_s - 1e-6:
-            continue
-        waiting.append(packet)
+        waiting.append((packet, time_s))
+        if is_video and time_s < span.end_s:
+            needed = len(
+                waiting
+            )  # pictures behind the end that come before this one in the file are what it is made of
+    waiting = [one for n, one in enumerate(waiting) if n < needed or one[0].stream.index != video.index]
+    for packet, time_s in waiting:
         duration_s = float((packet.duration or 0) * packet.time_base)
         end_s = max(end_s, time_s + duration_s - begin_s)
-    for packet in waiting:
         offset = round((at_s - base_s) / packet.time_base)
         packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
         packet.stream = tracks[packet.stream.index]

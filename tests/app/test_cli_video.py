@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,5 +196,13 @@ def test_rows_of_a_batch_are_checked_before_the_model_is_loaded(tmp_path, films)
     for row in rows:
         with pytest.raises(UsageError):
             task.validate(row)
+    fine = replace(rows[0], fields={"video": str(films[0]), "tokens": {"least": 2, "most": 5}})
+    assert task.validate(fine).tokens.most == 5
+    for broken in (VideoTask(fps=0.0), VideoTask(fps=float("nan")), VideoTask(method="pool")):
+        with pytest.raises(UsageError, match=r"fps|fixed number"):
+            broken.validate(fine)
+    for times in ({"end_s": 1e999}, {"start_s": 10**400}):
+        with pytest.raises(UsageError, match="must be a number"):
+            task.validate(replace(fine, fields={**fine.fields, **times}))
     with pytest.raises(UsageError, match="not allowed"):
         VideoTask(allow_files=False).validate(rows[2])

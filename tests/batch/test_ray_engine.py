@@ -12,7 +12,7 @@ from batch_folders import contents, tones, write_manifest
 from tone_task import ToneTask
 
 from genmm.batch.ray_engine import require_ray
-from genmm.batch.runner import run_batch
+from genmm.batch.runner import check_batch, run_batch
 from genmm.core.errors import GenmmError, MissingDependencyError
 
 needs_ray = pytest.mark.skipif(
@@ -27,6 +27,8 @@ def test_without_ray_the_error_names_the_line_that_installs_it(tmp_path, monkeyp
     manifest = write_manifest(tmp_path / "in.jsonl", tones(2))
     with pytest.raises(MissingDependencyError):
         run_batch(ToneTask(), manifest, tmp_path / "out", engine="ray")
+    with pytest.raises(MissingDependencyError):
+        check_batch(ToneTask(), manifest, tmp_path / "out", engine="ray")
     assert run_batch(ToneTask(), manifest, tmp_path / "out").done == 2
 
 

@@ -15,7 +15,7 @@ from genmm.media.audio import read_audio
 from genmm.media.edit_lists import Span
 from genmm.media.reel import copy_reel, sound_between, write_reel
 from genmm.media.reel_pictures import picture_at, write_contact_sheet, write_thumbnails
-from genmm.media.video import probe, read_video
+from genmm.media.video import probe, read_video, write_video
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,20 @@ def second_of(picture: np.ndarray) -> int:
 def pitch(samples: np.ndarray, rate: int) -> float:
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.fft.rfftfreq(len(samples), 1 / rate)[spectrum.argmax()])
+
+
+@pytest.mark.parametrize("end_s", [1.0, 1.02, 1.08, 1.5, 2.0, 2.04])
+def test_the_last_pictures_of_a_copied_part_are_those_of_the_source(tmp_path, end_s):
+    """B pictures near the end are made of later pictures, which come before them in the file."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 255, (6, 8, 3), np.uint8).repeat(12, 0).repeat(12, 1).astype(np.int64)
+    frames = [np.roll(base, 3 * n, 1).astype(np.uint8) for n in range(90)]
+    path = write_video(tmp_path / "b.mp4", frames, 25, preset="medium", crf=12)
+    source, copied = read_video(path), read_video(copy_reel(tmp_path / "copy.mp4", path, [Span(0.0, end_s)]))
+    count = len(copied.frames)
+    assert round(25 * end_s) <= count <= round(25 * end_s) + 8
+    wrong = [float(np.abs(copied.frames[n].astype(int) - source.frames[n]).mean()) for n in range(round(25 * end_s))]
+    assert max(wrong) < 1.0
 
 
 def test_a_reel_holds_what_was_asked_for(source, tmp_path):

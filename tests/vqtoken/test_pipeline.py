@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from safetensors.torch import load_file
 
 import genmm
 from datamodules.video_qa import QuestionClips, make_clip, render_clip
-from genmm.core.errors import Cancelled, LimitError, MediaError, UsageError
+from genmm.core.errors import Cancelled, DataError, LimitError, MediaError, UsageError
 from genmm.core.events import CancelToken, Finished, Progress
 from genmm.core.limits import Limits
 from genmm.core.results import read_recipe
 from genmm.media.video import read_video, write_video
+from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken import sampling
 from genmm.systems.vqtoken.encoders import FunctionEncoder, frame_size
 from genmm.systems.vqtoken.overlay import overlay_frame, smoothed, token_colours
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.reducer import reduce
 from genmm.systems.vqtoken.windows import WindowMerger
 
 
@@ -233,6 +237,45 @@ def test_a_code_comes_back_with_the_tokens_of_the_block(pipeline, clip):
         pipeline.answers(other, ["how many squares are there"])
 
 
+def test_a_code_of_a_long_map_comes_back_with_the_same_tokens(pipeline):
+    torch.manual_seed(0)
+    merger = WindowMerger(5, block=pipeline.block, scale=pipeline.config.block.codebook_scale)
+    themes = torch.randn(6, 16)
+    for start in range(3):
+        walk = (torch.arange(400) // 37 + start) % 6
+        merger.add(themes[walk].view(400, 1, 1, 16) + 0.3 * torch.randn(400, 2, 3, 16))
+    made = merger.finish()
+    assert made.index_map.shape[1] == 1200
+    back = pipeline.unpack(made.to_bytes())
+    torch.testing.assert_close(back.tokens, made.tokens, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "change", [{"shape": [0, 4, 4]}, {"bits": 0}, {"bits": 5}, {"width": 0}, {"shape": [1 << 14, 1 << 7, 1 << 7]}]
+)
+def test_codes_whose_header_no_code_has_are_refused(change):
+    code = reduce(torch.randn(1, 2, 4, 4, 7), 3).to_bytes()
+    start = code.index(b"{")
+    end = code.index(b"}") + 1
+    header = json.dumps({**json.loads(code[start:end]), **change}).encode()
+    with pytest.raises(DataError):
+        ReducedVideo.from_bytes(code[: start - 4] + len(header).to_bytes(4, "little") + header + code[end:])
+
+
+@pytest.mark.parametrize("lie_s", [None, 0.01, 3600.0])
+def test_frames_are_spread_evenly_whatever_the_file_says_of_its_length(tmp_path, monkeypatch, lie_s):
+    frames = [np.full((32, 32, 3), n, np.uint8) for n in range(240)]
+    path = write_video(tmp_path / "ramp.mp4", frames, 24, preset="ultrafast")
+    facts = dataclasses.replace(sampling.probe(path), duration_s=lie_s)
+    monkeypatch.setattr(sampling, "probe", lambda *a, **k: facts)
+    held: list[int] = []
+    monkeypatch.setattr(sampling.np, "stack", lambda pictures: held.append(len(pictures)) or np.array(pictures))
+    seen = sampling.sample_frames(path, 4, max_side=32)
+    assert held == [4]
+    if lie_s != 3600.0:  # one frame in ten seconds is all that such a file is asked for
+        assert np.abs(seen.mean((1, 2, 3)) - [0, 80, 160, 239]).max() < 30
+
+
 def test_every_row_of_a_long_map_counts_for_the_positions():
     ids = torch.randn(2, 8, generator=torch.Generator().manual_seed(8))
     merger = WindowMerger(2)
@@ -292,7 +335,27 @@ def test_what_cannot_be_read_is_said(pipeline, tmp_path):
         pipeline.tokenize(broken)
 
 
+@pytest.mark.parametrize("given", [{"fps": "4"}, {"fps": float("nan")}, {"start_s": 10**400}, {"end_s": "end"}])
+def test_times_are_numbers(pipeline, clip, given):
+    with pytest.raises(UsageError, match=f"{next(iter(given))} must be a number"):
+        pipeline.tokenize(clip, **given)
+
+
+def test_an_overlay_can_be_cancelled(pipeline, clip, tmp_path):
+    made, token = pipeline.tokenize(clip, tokens=4), CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        made.save_overlay(clip, tmp_path / "map.mp4", cancel=token)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_budgets():
+    for budget in (12, "adaptive", "knee", AdaptiveK(rule="explained", least=2, most=9, explained=0.5)):
+        stored = json.loads(json.dumps(stored_budget(budget_of(budget))))
+        assert budget_of(stored) == budget_of(budget)
+    for bad in ({"least": "a"}, {"size": 3}):
+        with pytest.raises(UsageError, match="adaptive budget"):
+            budget_of(bad)
     assert budget_of("12").tokens == 12 and budget_of("adaptive").most == 64
     for bad in (0, "many", -3, 5000, True, 2.5):
         with pytest.raises(UsageError):

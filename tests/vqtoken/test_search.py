@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,53 @@ def test_no_query_and_no_length_of_moments_but_real_ones(index, eyes, videos):
     for length in (0.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="longer than 0 s"):
             list(moment_sets(eyes, videos[0], moment_s=length))
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": "../model/model"}, {"id": 7}, {"path": 3}, {"moments": "many"}, {"bytes": -1}, {"tokens": True}]
+)
+def test_an_index_that_somebody_else_has_written_names_no_files(index, videos, tmp_path, change):
+    (tmp_path / "model").mkdir()
+    precious = tmp_path / "model" / "model.safetensors"
+    precious.write_bytes(b"weights")
+    table = json.loads((index.folder / "index.json").read_text())
+    table["videos"][0] |= change
+    (index.folder / "index.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match="does not write"):
+        VideoIndex.open(index.folder)
+    with pytest.raises(DataError):
+        index.remove(videos[0])
+    assert precious.read_bytes() == b"weights"
+
+
+def test_writers_that_opened_the_index_together_leave_no_file_behind(eyes, videos, tmp_path):
+    first, second = (VideoIndex.open(tmp_path / "i", eyes.encoder_fingerprint, create=True) for _ in range(2))
+    assert first.add(eyes, videos[0], tokens=8) and second.add(eyes, videos[0], tokens=16)
+    assert len(list((tmp_path / "i").glob("*.safetensors"))) == len(VideoIndex.open(tmp_path / "i")) == 1
+    assert first.remove(videos[0]) and not second.remove(videos[0])
+    assert list((tmp_path / "i").glob("*.safetensors")) == []
+
+
+def test_a_file_that_has_gone_is_named_and_made_again(index, eyes, videos):
+    query = query_set(eyes, videos[1], tokens=6)
+    (index.folder / f"{index.entries[0].id}.safetensors").unlink()
+    with pytest.raises(DataError, match="genmm index add"):
+        VideoIndex.open(index.folder).search(query)
+    assert index.add(eyes, videos[0], tokens=6, moment_s=1.0)
+    assert len(VideoIndex.open(index.folder).search(query, top=9)) > 3
+
+
+def test_features_that_do_not_fit_are_refused_before_anything_is_written(tiny_config, videos, tmp_path):
+    loud = FunctionEncoder(lambda frames: 1e6 * torch.randn(len(frames), 2, 2, 7), 7, "loud")
+    pipeline = VqTokenPipeline.fresh(tiny_config).use_encoder(loud)
+    index = VideoIndex.open(tmp_path / "i", pipeline.encoder_fingerprint, create=True)
+    with pytest.raises(UsageError, match="float16"):
+        index.add(pipeline, videos[0])
+    assert not (tmp_path / "i").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_video_is_read(eyes, videos, monkeypatch):
+    monkeypatch.setattr(eyes, "tokenize", None)
+    index = VideoIndex.open("/proc/index", eyes.encoder_fingerprint, create=True)
+    with pytest.raises(UsageError, match="cannot be written"):
+        index.add(eyes, videos[0])

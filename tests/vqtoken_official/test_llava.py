@@ -225,6 +225,9 @@ def test_our_block_starts_as_the_identity_and_answers_after_training(converted, 
     again = genmm.load(str(tuned), device="cpu", dtype="float32")
     assert (again.info["block"], again.info["clustering"]) == ("occupancy", "k_center")
     assert not any(name.startswith("block.to_q_proj") for name in load_file(tuned / "model.safetensors"))
+    assert int(again.watch(clip).num_tokens[0]) == 4 and again.frames == 3  # what it was trained with
+    assert 12 <= int(again.watch(clip, tokens="adaptive").num_tokens[0]) <= 32
+    assert "occupancy" in again.info["description"] and again.info["licence"] == "test"
     own, plain = (again.watch(clip, tokens=4, block=block).tokens for block in (None, "none"))
     assert own.shape == plain.shape and not torch.allclose(own, plain)
 
@@ -241,8 +244,36 @@ def test_our_block_starts_as_the_identity_and_answers_after_training(converted, 
     assert asked("--block", "none") == again.answer_words(
         again.watch(clip, tokens=4, block="none"), "What is this?", max_new_tokens=4
     )
+    reduced = again.tokenize(clip, tokens=4)
+    assert again.answer_words(reduced, "What?", max_new_tokens=2) == again.answer_words(
+        reduced.reduced, "What?", max_new_tokens=2
+    )
+    for options in ({"tokens": 9}, {"block": "none"}, {"max_new_tokens": 0}):
+        with pytest.raises(UsageError, match="its tokens already|at least 1 word"):
+            again.answer_words(reduced, "What?", **options)
+    stored = json.loads((tuned / "config.json").read_text())
+    (tuned / "config.json").write_text(json.dumps({**stored, "block": {**stored["block"], "depth": 3}}))
+    with pytest.raises(CheckpointError, match="does not know"):
+        genmm.load(str(tuned), device="cpu")
+    (tuned / "config.json").write_text(json.dumps(stored))
     assert main(["ask", str(clip), "What is this?", "--model", str(tuned), "--block", "official"]) == 2
     assert "block is none or occupancy; got 'official'" in capsys.readouterr().err
+
+
+def test_threads_do_not_mix_their_features(llava):
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    films = [np.random.default_rng(n).integers(0, 255, (2, 24, 24, 3), np.uint8) for n in range(4)]
+    alone = [llava.encoder(film) for film in films]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(llava.encoder, films * 10))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.allclose(one, alone[n % 4], atol=1e-5) for n, one in enumerate(found))
 
 
 def test_folders_converted_before_they_named_their_block_still_load(converted, clip, tmp_path):

@@ -217,7 +217,7 @@ class HighlightResult(Result):
         if mode not in ("encode", "copy"):
             raise UsageError(f"mode must be encode or copy, got {mode!r}")
         tags = {"title": f"Highlights of {self.source}"[:200], "recipe": self.recipe()}
-        if mode == "copy":
+        if mode == "copy":  # as it is: neither size nor quality change
             return copy_reel(path, self._media(), self.spans(), tags=tags, limits=self.limits)
         return write_reel(
             path,

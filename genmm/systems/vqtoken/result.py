@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from genmm.core.errors import UsageError
+from genmm.core.events import CancelToken
 from genmm.core.files import atomic_path, write_bytes
 from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.results import Result
@@ -112,8 +114,12 @@ class TokenizedVideo(Result):
         *,
         strength: float = 0.45,
         limits: Limits = LONG_FOOTAGE,
+        cancel: CancelToken | None = None,
     ) -> Path:
-        """Write the part that was tokenized with its map drawn over it as .mp4 (or its middle as .png or .jpg)."""
+        """Write the part that was tokenized with its map drawn over it as .mp4 (or its middle as .png or .jpg).
+
+        Raises: Cancelled within one frame after `cancel` was asked to; nothing is left then.
+        """
         path = Path(path)
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
             return write_image(path, self.picture(source, strength=strength, limits=limits))
@@ -121,7 +127,7 @@ class TokenizedVideo(Result):
         begin = float(self.times_s[0])
         span = {"start_s": begin, "end_s": begin + self.seconds + 1e-3}
         with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, limits=limits, **span) as reader:
-            pairs = ((frame.time_s, frame.image) for frame in reader)
+            pairs = _timed(reader, cancel or CancelToken())
             return write_video(path, overlay(pairs, self.map, self.times_s, strength=strength), fps, crf=23)
 
     def picture(
@@ -142,6 +148,12 @@ class TokenizedVideo(Result):
         if frame is None:
             raise UsageError(f"the video has no frame at {time_s:.2f} s")
         return overlay_frame(frame.image, smoothed(self.map[row]), strength=strength)
+
+
+def _timed(reader: Iterable[Any], cancel: CancelToken) -> Iterator[tuple[float, np.ndarray]]:
+    for frame in reader:
+        cancel.check()
+        yield frame.time_s, frame.image
 
 
 @dataclass(frozen=True)

@@ -377,6 +377,11 @@ class VideoIndex:
         parts: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "weights", "moment", "spans", "owner")}
         moments = 0
         for number, entry in enumerate(self.entries):
+            if not self._file(entry.id).is_file():
+                raise DataError(
+                    f"the index has lost the tokens of {entry.path}; make them again: "
+                    f"genmm index add {entry.path} --index {self.folder}, or take it out with: genmm index remove"
+                )
             one = read_tensors(self._file(entry.id), dtype=None)
             sizes = one["offsets"].diff()
             parts["tokens"].append(one["tokens"].float())

@@ -59,7 +59,9 @@ def test_one_run_makes_all_files(video, folders):
     assert {path.suffix for path in found.documents.values()} == {".json", ".csv", ".edl", ".txt", ".vtt"}
     assert probe(found.reel).video is not None
 
-    edited = run(cut_events(found, [(1.0, 2.0), (5.0, 6.5)]))
+    before = found.documents["json"].read_bytes(), found.reel.read_bytes()
+    edited = run(cut_events(found, [(1.0, 2.0), (5.0, 6.5)], folders))
+    assert (found.documents["json"].read_bytes(), found.reel.read_bytes()) == before  # the history still shows them
     assert [(s.start_s, s.end_s) for s in edited.result.segments] == [(1.0, 2.0), (5.0, 6.5)]
     assert probe(edited.reel).duration_s == pytest.approx(2.5, abs=0.3)
     assert len(read_highlights(edited.documents["json"])["segments"]) == 2

@@ -10,12 +10,18 @@ import torch
 from safetensors.torch import load_file
 from served import end, serve
 
+from app.web.pool import ModelPool
+from app.web.video_work import VideoForm, question_events, tokenize_events
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from datamodules.video_qa import ANSWERS, WORDS
+from genmm.core.errors import Cancelled, UsageError
+from genmm.core.events import CancelToken, drain
 from genmm.core.limits import Limits
 from genmm.media.video import read_video, write_video
 from genmm.nn.vit import VisionConfig
+from genmm.systems.vqtoken import overlay as overlay_module
 from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
+from genmm.systems.vqtoken.overlay import overlay_frame
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
 from genmm.systems.vqtoken.reduced import ReducedVideo
 
@@ -94,6 +100,58 @@ def test_a_program_asks_and_reads_mistakes(client, film, tmp_path):
     ):
         with pytest.raises(Exception, match=text):
             client.predict(**given, api_name="/tokenize")
+
+
+def counted(monkeypatch) -> list[int]:
+    """The budgets of all readings of videos from now on."""
+    read, budgets = VqTokenPipeline.events, []
+
+    def events(self, source, **options):
+        budgets.append(options["tokens"])
+        return read(self, source, **options)
+
+    monkeypatch.setattr(VqTokenPipeline, "events", events)
+    return budgets
+
+
+def test_a_question_is_read_before_the_video_and_the_video_once(video_model, film, tmp_path, monkeypatch):
+    pool = ModelPool(first=str(video_model), device="cpu")
+    form = VideoForm(video=str(film), tokens=6)
+    seen = drain(tokenize_events(form, pool, lambda: tmp_path, Limits())(CancelToken()))
+    budgets = counted(monkeypatch)
+
+    def ask(question: str, token: CancelToken | None = None):
+        return drain(question_events(form, question, pool, Limits(), seen)(token or CancelToken()))
+
+    with pytest.raises(UsageError, match="does not know: serious"):
+        ask("how serious")
+    assert budgets == []
+    stopped = CancelToken()
+    stopped.cancel()
+    with pytest.raises(Cancelled):
+        ask("how many objects are there", stopped)
+    first = ask("how many objects are there")
+    assert ask("how many objects are there") == first and first.text in ANSWERS
+    assert budgets == [4, 4]  # the cancelled reading and one more; the answerer of this model takes 4 tokens
+
+
+def test_a_cancelled_drawing_stops_and_leaves_no_folder(video_model, film, tmp_path, monkeypatch):
+    pool, token, drawn = ModelPool(first=str(video_model), device="cpu"), CancelToken(), []
+
+    def folder() -> Path:
+        made = tmp_path / "run"
+        made.mkdir()
+        return made
+
+    def slow(*args, **options):
+        drawn.append(1)
+        token.cancel()
+        return overlay_frame(*args, **options)
+
+    monkeypatch.setattr(overlay_module, "overlay_frame", slow)
+    with pytest.raises(Cancelled):
+        drain(tokenize_events(VideoForm(video=str(film), tokens=4), pool, folder, Limits())(token))
+    assert len(drawn) == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_the_curve_is_a_drawing_of_the_numbers():
