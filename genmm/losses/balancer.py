@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genmm.core.errors import ConfigError
+from genmm.quantizers.vector_ranks import several
 
 
 class LossBalancer(nn.Module):
@@ -40,10 +41,20 @@ class LossBalancer(nn.Module):
         total = torch.zeros_like(output)
         for name, loss in losses.items():
             (gradient,) = torch.autograd.grad(loss, [output], retain_graph=True)
-            norm = gradient.detach().flatten(1).norm(dim=1).mean()
+            norm = _over_processes(gradient.detach().reshape(len(output), -1).float().norm(dim=1).mean())
             index = self.names.index(name)
-            self.norms[index] = self.decay * self.norms[index] + norm
-            self.seen[index] = self.decay * self.seen[index] + 1.0
+            # One gradient that is not finite is for the trainer to skip; it must not stay in the averages.
+            counts = norm.isfinite().to(norm)
+            self.norms[index] = torch.where(counts > 0, self.decay * self.norms[index] + norm, self.norms[index])
+            self.seen[index] = torch.where(counts > 0, self.decay * self.seen[index] + 1.0, self.seen[index])
             average = self.norms[index] / self.seen[index]
             total += gradient * (self.total_norm * self.weights[name] / share / (average + 1e-12))
         return total
+
+
+def _over_processes(norm: Tensor) -> Tensor:
+    """The mean over all processes, so that they weigh their losses alike."""
+    if not several():
+        return norm
+    torch.distributed.all_reduce(norm)
+    return norm / torch.distributed.get_world_size()

@@ -48,8 +48,12 @@ def energy_loss(
     """Mean of the energy terms over the rows that count.
 
     Shapes: draws and target [..., D]; mask [...] bool or 0/1, None = all rows. Returns: scalar float32.
-    An all-zero mask gives 0. Gradients flow into both draws; at equal samples they are finite.
+    An all-zero mask gives 0. Rows outside the mask may hold anything. Gradients flow into both draws; at equal samples
+    they are finite.
     """
+    if mask is not None:
+        kept = mask.bool().unsqueeze(-1)
+        draw_1, draw_2, target = (torch.where(kept, x, torch.zeros_like(x)) for x in (draw_1, draw_2, target))
     return masked_mean(energy_terms(draw_1, draw_2, target, beta), mask)
 
 
@@ -130,8 +134,8 @@ def calibration_ratio(draw_1: Tensor, draw_2: Tensor, target: Tensor, mask: Tens
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of values where mask is set: one scalar; 0 when nothing is set."""
+    """Mean of values where mask is set, which may be anything elsewhere: one scalar; 0 when nothing is set."""
     if mask is None:
         return values.mean()
     weights = mask.to(values.dtype)
-    return (values * weights).sum() / weights.sum().clamp_min(1.0)
+    return (torch.where(weights > 0, values, 0.0) * weights).sum() / weights.sum().clamp_min(1.0)

@@ -76,18 +76,19 @@ def flow_batch(
     state = torch.lerp(noise.float(), data.float(), time)
     if jitter is not None:
         state = state + JITTER * jitter
-    return FlowBatch(state, t, data.float() - noise.float())
+    return FlowBatch(state, time.flatten(), data.float() - noise.float())
 
 
 def flow_loss(velocity: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean squared error of velocities [B, C, T], over the frames where mask [B, T] is set: scalar float32.
 
-    Raises: ShapeError when the shapes differ. An all-zero mask gives 0.
+    Frames outside the mask may hold anything. Raises: ShapeError when the shapes differ. An all-zero mask gives 0.
     """
     if velocity.shape != target.shape:
         raise ShapeError(f"velocity and target need one shape, got {tuple(velocity.shape)}, {tuple(target.shape)}")
-    error = (velocity.float() - target.float()).square()
     if mask is None:
-        return error.mean()
-    weight = mask.to(error.dtype).unsqueeze(1).expand_as(error)
-    return (error * weight).sum() / weight.sum().clamp_min(1.0)
+        return (velocity.float() - target.float()).square().mean()
+    kept = mask.bool().unsqueeze(1)
+    apart = torch.where(kept, velocity.float(), 0.0) - torch.where(kept, target.float(), 0.0)
+    weight = mask.to(apart.dtype).unsqueeze(1).expand_as(apart)
+    return (apart.square() * weight).sum() / weight.sum().clamp_min(1.0)

@@ -45,7 +45,8 @@ class LogMel(nn.Module):
         padded = functional.pad(waveform.float(), (self.shift, right))
         spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
         magnitude = spectrum[..., :frames].abs()  # [B, F, T]
-        return (self.filters @ magnitude).clamp_min(1e-5).log().transpose(1, 2)
+        with torch.autocast(waveform.device.type, enabled=False):  # it would make the product one of bfloat16
+            return (self.filters @ magnitude).clamp_min(1e-5).log().transpose(1, 2)
 
 
 class OverlapAddSynthesis(nn.Module):

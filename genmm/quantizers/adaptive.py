@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genmm.core.errors import ConfigError, UsageError
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
+from genmm.quantizers.nearest import full_precision
 
 __all__ = ["AdaptiveK", "Nested", "Rule", "adaptive_kmeans", "calibrate_explained", "choose", "nest"]
 
@@ -79,6 +80,11 @@ def nest(fine: Clusters) -> Nested:
     Clusters are numbered 0 .. k-1 at each level in the order of their first fine cluster. Levels above the clusters in
     use repeat the finest one. Works on the centroids alone: K steps on K x K distances, nothing of size N.
     """
+    with full_precision(fine.sums.device):
+        return _nested(fine)
+
+
+def _nested(fine: Clusters) -> Nested:
     clips, most = fine.counts.shape
     device, counts = fine.sums.device, fine.counts.float()
     sums, spread = fine.sums.clone(), fine.distortion.clone()

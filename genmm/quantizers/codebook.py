@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from genmm.core.errors import ShapeError
 from genmm.quantizers.nearest import code_sums, nearest_codes
+from genmm.quantizers.vector_gradients import straight_through
 from genmm.quantizers.vector_ranks import several, summed
 
 __all__ = ["Quantised", "SphereCodebook", "Usage"]
@@ -70,12 +72,21 @@ class SphereCodebook(nn.Module):
         self.register_buffer("mass", torch.ones(codes), persistent=False)
         self.register_buffer("sums", torch.zeros(codes, width), persistent=False)
         self.restart_averages()
+        self.register_load_state_dict_post_hook(SphereCodebook._after_loading)
 
     @torch.no_grad()
     def restart_averages(self) -> None:
         """Let the moving averages start from the codes as they are."""
         self.mass.fill_(1.0)
         self.sums.copy_(functional.normalize(self.embedding.weight, dim=-1))
+
+    @torch.no_grad()
+    def _after_loading(self, *_: Any) -> None:
+        """Averages are no part of a state dict: those of other codes would pull the loaded ones away at once."""
+        codes = functional.normalize(self.embedding.weight.float(), dim=-1)
+        agreement = (functional.normalize(self.sums.float(), dim=-1) * codes).sum(-1).mean()
+        if not self.sums.is_meta and not float(agreement) >= 0.5:  # not: uninitialised ones may be NaN
+            self.restart_averages()
 
     @property
     def codes(self) -> int:
@@ -105,14 +116,14 @@ class SphereCodebook(nn.Module):
             if self.training:
                 self._move(unit.detach().flatten(0, -2), ids.flatten())
             codes = self.lookup(ids).detach()
-            loss = (unit - codes).square().sum(-1).mean()
-            return Quantised(unit + (codes - unit).detach(), ids, loss)
+            loss = (unit - codes).square().sum(-1).mean() if len(ids.flatten()) else unit.sum()
+            return Quantised(straight_through(unit, codes), ids, loss)
 
     @torch.no_grad()
     def _move(self, rows: Tensor, ids: Tensor) -> None:
         sums, times = summed(*code_sums(rows, ids, self.codes), shared=several())
-        self.mass.lerp_(times, 1.0 - self.decay)
-        self.sums.lerp_(sums, 1.0 - self.decay)
+        self.mass.lerp_(times.to(self.mass), 1.0 - self.decay)
+        self.sums.lerp_(sums.to(self.sums), 1.0 - self.decay)
         seen = self.sums.norm(dim=-1, keepdim=True) > 1e-6
         self.embedding.weight.copy_(torch.where(seen, functional.normalize(self.sums, dim=-1), self.embedding.weight))
 
@@ -144,9 +155,9 @@ class SphereCodebook(nn.Module):
     def _put(self, ids: Tensor, rows: Tensor) -> None:
         rows = functional.normalize(rows, dim=-1)
         fair = self.mass.mean().clamp_min(1e-3)
-        self.embedding.weight[ids] = rows
+        self.embedding.weight[ids] = rows.to(self.embedding.weight)
         self.mass[ids] = fair
-        self.sums[ids] = rows * fair
+        self.sums[ids] = rows.to(self.sums) * fair
 
 
 def _of_first_process(picked: Tensor) -> Tensor:

@@ -67,9 +67,11 @@ def farthest_first(tokens: Tensor, count: int, *, mask: Tensor | None = None, we
     Source: Gonzalez (Theoretical Computer Science 38, 1985).
     """
     _check(tokens, count, mask)
+    if weights is not None and weights.shape != tokens.shape[:2]:
+        raise ShapeError(f"weights must be {tuple(tokens.shape[:2])}, got {tuple(weights.shape)}")
     with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
-        share = rows.valid.float() if weights is None else rows.valid * weights
+        share = rows.valid.float() if weights is None else rows.valid * weights.float()
         return _traverse(rows, share, count)
 
 

@@ -172,10 +172,13 @@ def spherical_kmeans(
     """
     config = config or KMeansConfig()
     _check(tokens, mask, seeds)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
         allowed = _allowed(clusters, len(tokens), tokens.device)
         if start is not None:
+            if start.shape != (len(tokens), allowed.shape[1], tokens.shape[2]):
+                wanted = (len(tokens), allowed.shape[1], tokens.shape[2])
+                raise ShapeError(f"start must be {wanted}, got {tuple(start.shape)}")
             centroids = F.normalize(start.float(), dim=-1)
         else:
             seeds = [0] * len(tokens) if seeds is None else seeds

@@ -15,6 +15,8 @@ from genmm.core.seeds import generators
 
 __all__ = ["draw_rows", "seed_centroids", "take_rows"]
 
+MOST_GAPS = 4096
+"""Rows up to which all their distances are held at once, 64 MiB a clip."""
 GOLDEN = 0.6180339887498949
 """Steps of this share of the clip cover it evenly and meet no period of the grid."""
 
@@ -50,28 +52,34 @@ def seed_centroids(
         return _grid(rows, present, allowed)
     tries = candidates if seeding == "plus_plus" else 1
     draws = torch.stack([torch.rand(clusters, tries, generator=g) for g in generators(seeds)]).to(rows.device)
-    gaps = _gap(rows)  # all distances once: the steps below only look them up
+    # All distances once, so that the steps below only look them up; of many rows one column at a time.
+    gaps = _gap(rows, rows) if rows.shape[1] <= MOST_GAPS else None
     weights = present.float()
     # The first seed: a random row, or, where nothing is drawn, the row that is nearest to the mean direction.
     first = _drawn(weights, draws[:, 0, :1]) if seeding == "plus_plus" else _nearest(rows, present)
     chosen = [first]
-    nearest = _column(gaps, first).squeeze(-1)  # [B, S] squared distance to the nearest seed so far
+    nearest = _to_picks(rows, gaps, first).squeeze(-1)  # [B, S] squared distance to the nearest seed so far
     for number in range(1, clusters):
         if seeding == "farthest":
             picks = torch.where(present, nearest, torch.full_like(nearest, -1.0)).argmax(1, keepdim=True)
         else:
             picks = _drawn(nearest * present, draws[:, number])
-        after = torch.minimum(nearest.unsqueeze(-1), _column(gaps, picks))  # [B, S, L]
+        after = torch.minimum(nearest.unsqueeze(-1), _to_picks(rows, gaps, picks))  # [B, S, L]
         best = (after * present.unsqueeze(-1)).sum(1).argmin(1, keepdim=True)  # leaves the least distance
         nearest = _column(after, best).squeeze(-1)
         chosen.append(picks.gather(1, best))
     return take_rows(rows, torch.cat(chosen, 1))
 
 
-def _gap(rows: Tensor) -> Tensor:
-    """Squared distances of unit vectors to each other [B, S, S]; below the rounding of float32 they are 0."""
-    gap = torch.matmul(rows, rows.transpose(1, 2)).mul_(-2.0).add_(2.0)
+def _gap(rows: Tensor, others: Tensor) -> Tensor:
+    """Squared distances [B, S, L] of unit vectors [B, S, D] to others [B, L, D]; below the rounding of float32 0."""
+    gap = torch.matmul(rows, others.transpose(1, 2)).mul_(-2.0).add_(2.0)
     return gap.masked_fill_(gap < 1e-6, 0.0)
+
+
+def _to_picks(rows: Tensor, gaps: Tensor | None, picks: Tensor) -> Tensor:
+    """Squared distances of all rows to those picked [B, L]: [B, S, L]."""
+    return _gap(rows, take_rows(rows, picks)) if gaps is None else _column(gaps, picks)
 
 
 def _column(table: Tensor, picks: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ def to_counts(tokens: Tensor, codes: int, *, keep: Tensor | None = None) -> Tens
     _check_codes(codes)
     if tokens.is_floating_point() or tokens.ndim < 1:
         raise ShapeError(f"tokens must be whole numbers [..., M], got {tokens.dtype} {tuple(tokens.shape)}")
+    if keep is not None:
+        tokens = torch.where(keep.bool(), tokens, torch.zeros_like(tokens))  # padding may be any number
     _check_range(tokens, 0, codes - 1, "token")
     ones = torch.ones_like(tokens, dtype=torch.int64) if keep is None else keep.to(torch.int64)
     counts = torch.zeros((*tokens.shape[:-1], codes), dtype=torch.int64, device=tokens.device)

@@ -10,7 +10,8 @@ the cache) and `triton` (`nearest_triton`: one fused kernel).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -242,16 +243,57 @@ def _median(values: Tensor, allowed: Tensor | None) -> Tensor:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Products in real float32: no autocast, no TF32 or bfloat16 that `set_float32_matmul_precision` has allowed."""
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
+    """Products in real float32: no autocast, no TF32 or bfloat16 that a setting of torch has allowed."""
+    with _EXACT, torch.autocast(device_type=device.type, enabled=False):
+        yield
+
+
+class _Exact:
+    """Torch's setting of the whole process at its most precise while any thread is inside; then as it was."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._restore: Callable[[], None] = _nothing
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._restore = _most_precise()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _most_precise() -> Callable[[], None]:
+    """Set it, and give back what undoes that. Torch has two ways to set it and refuses to read one after the other."""
     try:
-        with torch.autocast(device_type=device.type, enabled=False):
-            yield
-    finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        parts = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        settings = [part.fp32_precision for part in parts]
+
+        def restore() -> None:
+            for part, setting in zip(parts, settings, strict=True):
+                part.fp32_precision = setting
+
+        for part in parts:
+            part.fp32_precision = "ieee"
+        return restore
+    if before == "highest":
+        return _nothing
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+_EXACT = _Exact()
 
 
 def search_plain(prepared: Prepared) -> tuple[Tensor, Tensor]:

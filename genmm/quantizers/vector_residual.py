@@ -76,7 +76,7 @@ class ResidualVQ(package.ResidualVQ):
         mask = first.check_input(x, mask, width=self._width)
         source = first.rows_of(x)
         rows = self.project_in(source)
-        if self._one_search_serves(mask):
+        if self._one_search_serves(rows, mask):
             quantised, ids, losses = self._quantise_at_once(rows)
         else:
             active = self._levels_now(x.device, rand_quantize_dropout_fixed_seed)
@@ -129,11 +129,16 @@ class ResidualVQ(package.ResidualVQ):
         ids, quantised = residual_codes(rows.float(), codebooks, check=self.check_finite)
         return quantised.to(rows.dtype), ids, quantised.new_zeros(len(self.layers))
 
-    def _one_search_serves(self, mask: Tensor | None) -> bool:
-        """Whether all levels are plain Euclidean codebooks of one size that nothing trains or moves now."""
-        if self.training or mask is not None or not self.uniform_codebook_size:
+    def _one_search_serves(self, rows: Tensor, mask: Tensor | None) -> bool:
+        """Whether all levels are plain Euclidean codebooks of one size that nothing trains or moves now.
+
+        Levels round what is left to the type of the rows, one search keeps it in float32: other ids for half types.
+        """
+        if self.training or mask is not None or not self.uniform_codebook_size or rows.dtype != torch.float32:
             return False
         codebooks = [level._codebook for level in self.layers]
+        if torch.is_grad_enabled() and any(p.requires_grad for one in codebooks for p in one.parameters()):
+            return False
         return all(one.is_started() and not one.use_cosine_sim and not one.affine_param for one in codebooks)
 
     def _levels_now(self, device: torch.device, seed: int | None) -> int:

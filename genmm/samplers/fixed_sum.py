@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import ShapeError, UsageError
+from genmm.quantizers.nearest import full_precision
 from genmm.samplers.count_tree import SumError, draw_by_log_tree, maximise_by_tree
 from genmm.samplers.fixed_sum_engines import draw_exact, draw_official, draw_repaired
 from genmm.samplers.fixed_sum_noise import RowNoise
@@ -130,13 +131,14 @@ def _in_blocks(pmf, totals, noise, engine, temperature, lower, upper, highest) -
     if engine == "exact" and pmf.log_p.is_cuda and temperature < COLD:
         draw = draw_by_log_tree  # a GPU is not asked whether the tilt has worked
     out, noise = [], noise.fork()
-    for first, end in _blocks(pmf, totals):
-        rows = pmf.rows(first, end)
-        part = _prepared(rows, _rows_of(lower, first, end), _rows_of(upper, first, end), temperature)
-        rest = _rest(totals[first:end], part)
-        bound = highest if highest is not None and rest.is_cuda else max(0, int(rest.max()))
-        found = draw(part.log_p, rest, noise.rows(slice(first, end)), bound)
-        out.append(found if part.start is None else found + part.start)
+    with full_precision(pmf.log_p.device):
+        for first, end in _blocks(pmf, totals):
+            rows = pmf.rows(first, end)
+            part = _prepared(rows, _rows_of(lower, first, end), _rows_of(upper, first, end), temperature)
+            rest = _rest(totals[first:end], part)
+            bound = highest if highest is not None and rest.is_cuda else max(0, int(rest.max()))
+            found = draw(part.log_p, rest, noise.rows(slice(first, end)), bound)
+            out.append(found if part.start is None else found + part.start)
     return out[0] if len(out) == 1 else torch.cat(out)
 
 

@@ -175,10 +175,15 @@ def sampling_steps(
     """Run the sampler step by step; the counts of the last step are the result.
 
     Every state and the result sum to what `start` sums to. Bounds [B, C] or [C] hold for the result, exactly, and for
-    every state when `start` keeps them. Raises: SumError when the bounds leave no way.
+    every state when `start` keeps them. All rows of `start` must have one sum; `from_t` is from 0 to 1.
+    Raises: SumError when the bounds leave no way, UsageError.
     """
+    if not 0.0 <= from_t <= 1.0:
+        raise UsageError(f"from_t must be from 0 to 1, got {from_t}")
     total, state = int(start[0].sum()), start
-    first = min(settings.steps - 1, int(from_t * settings.steps))
+    if not bool((start.sum(-1) == total).all()):
+        raise UsageError(f"all rows of start must have one sum, got {sorted(set(start.sum(-1).tolist()))[:8]}")
+    first = min(settings.steps - 1, int(from_t * settings.steps + 1e-6))
     for step in range(first, settings.steps):
         t, s = step / settings.steps, (step + 1) / settings.steps
         log_p = denoise(state, t)

@@ -39,7 +39,10 @@ LEAST_EXPONENT = -80.0
 SAFE_EXPONENT = 60.0
 """Largest exponent of the fast way of normalising in float32."""
 GPU_VALUES = 32
-"""Values kept for each entry in a tree on a GPU, which is not asked how many carry mass."""
+"""Values kept for each entry in a tree on a GPU, which is not asked how many carry mass; more where few entries have to
+make up a large sum."""
+GPU_PASSES = 12
+"""Passes of repair on a GPU, which is not asked whether they are needed; more where few entries are to move far."""
 LIGHT_MASS = 1e-12
 """Mass above the values kept in a tree, that no number of draws could ever show."""
 
@@ -60,7 +63,7 @@ def draw_repaired(log_p: Tensor, totals: Tensor, noise: RowNoise, highest: int) 
     """Draw freely from the tilted entries and repair the sum by the cheapest single units."""
     model = Tilted.of(log_p, totals)
     counts = model.draw(noise)
-    return _repaired(counts, model, totals, noise)
+    return _repaired(counts, model, totals, noise, highest)
 
 
 def draw_official(log_p: Tensor, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
@@ -140,17 +143,23 @@ class Tilted:
         values = torch.arange(p.shape[-1], dtype=p.dtype, device=p.device)
         return p @ values.square() - (p @ values).square()
 
-    def leaves(self, entries: Tensor | None = None) -> Tensor:
-        """Probabilities [B, H, W'] float64 of the chosen entries [B, H], cut where nothing is left."""
+    def leaves(self, highest: int, entries: Tensor | None = None) -> Tensor:
+        """Probabilities [B, H, W'] float64 of the chosen entries [B, H], cut where nothing is left of sums up to
+        `highest`."""
         log_p = self.log_p
         if entries is not None:
             log_p = log_p.gather(1, entries[..., None].expand(-1, -1, log_p.shape[-1]))
         if log_p.is_cuda:
-            return tilted(log_p[..., :GPU_VALUES], self.theta)
+            return tilted(log_p[..., : gpu_values(highest, log_p.shape[1])], self.theta)
         p = tilted(log_p, self.theta)
         above = p.amax((0, 1)).flip(0).cumsum(0).flip(0)  # [W]: mass of this value or more, of the worst entry
         kept = max(1, int((above > LIGHT_MASS / p.shape[1]).sum()))
         return p[..., :kept]
+
+
+def gpu_values(highest: int, entries: int) -> int:
+    """How many values of each entry a tree on a GPU keeps for sums up to `highest`: eight times the mean and one."""
+    return max(GPU_VALUES, 8 * highest // max(1, entries) + 1)
 
 
 def _first_above(steps: Tensor, goal: Tensor) -> Tensor:
@@ -202,7 +211,7 @@ def _tilt(log_p: Tensor, totals: Tensor) -> Tensor:
 
 
 def _by_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
-    tree = CountTree(model.leaves(), highest)
+    tree = CountTree(model.leaves(highest), highest)
     if totals.is_cuda:
         return tree.draw(totals, noise)
     odds = tree.sums
@@ -222,7 +231,7 @@ def _by_heavy_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int)
     entries = model.log_p.shape[1]
     heavy = model.spread().topk(HEAVY, dim=-1).indices  # [B, H]
     light = torch.ones(totals.shape[0], entries, dtype=torch.bool).scatter_(1, heavy, False)
-    tree = CountTree(model.leaves(heavy), highest)
+    tree = CountTree(model.leaves(highest, heavy), highest)
     odds = tree.sums  # [B, L]
     counts = torch.zeros(totals.shape[0], entries, dtype=torch.int64)
     open_rows, below, within = torch.arange(totals.shape[0]), noise.fork(), noise.fork()
@@ -252,14 +261,15 @@ def _by_heavy_tree(model: Tilted, totals: Tensor, noise: RowNoise, highest: int)
     return counts
 
 
-def _repaired(counts: Tensor, model: Tilted, totals: Tensor, noise: RowNoise) -> Tensor:
+def _repaired(counts: Tensor, model: Tilted, totals: Tensor, noise: RowNoise, highest: int) -> Tensor:
     """Move units up or down, cheapest log-ratio first with Gumbel noise, until every row has its sum."""
     on_gpu = counts.is_cuda
     now = model.at(counts)
-    for _ in range(12 if on_gpu else 4096):
-        missing = totals - counts.sum(-1)  # [B]
+    stuck = torch.zeros_like(totals, dtype=torch.bool)  # rows of which no unit can move
+    for _ in range(GPU_PASSES + 2 * highest // max(1, counts.shape[1]) if on_gpu else 4096):
+        missing = (totals - counts.sum(-1)).masked_fill(stuck, 0)  # [B]
         if not on_gpu and not bool(missing.any()):
-            return counts
+            break
         step = missing.sign()[:, None].expand_as(counts)
         then = model.at(counts + step)
         gain = then - now + noise.gumbel(counts.shape[1])
@@ -268,8 +278,7 @@ def _repaired(counts: Tensor, model: Tilted, totals: Tensor, noise: RowNoise) ->
         top = gain.masked_fill(~allowed, -torch.inf).topk(most, dim=-1).indices
         ranks = torch.arange(most, device=counts.device)
         moved = (ranks < missing.abs()[:, None]) & allowed.gather(-1, top)
-        if not on_gpu and not bool((moved.any(-1) | (missing == 0)).all()):
-            break
+        stuck |= ~moved.any(-1) & (missing != 0)
         counts = counts.scatter_add(-1, top, moved.long() * step.gather(-1, top))
         now = model.at(counts)
     return counts if on_gpu else _by_best(counts, model, totals)
@@ -278,5 +287,7 @@ def _repaired(counts: Tensor, model: Tilted, totals: Tensor, noise: RowNoise) ->
 def _by_best(counts: Tensor, model: Tilted, totals: Tensor) -> Tensor:
     """Rows that single units cannot repair, because of gaps in what is possible, take their most probable counts."""
     wrong = counts.sum(-1) != totals
+    if not bool(wrong.any()):
+        return counts
     counts[wrong] = maximise_by_tree(model.log_p[wrong], totals[wrong])
     return counts

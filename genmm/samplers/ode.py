@@ -10,6 +10,7 @@ Letters: N calls, s_k grid point k.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -166,6 +167,8 @@ def adaptive_moves(
     tolerance = tolerance or Tolerance()
     project = projection or (lambda value, t: value)
     state, t = project(as_state(state), start), start
+    if not state.numel():
+        return
     slope, calls = velocity(state, t).to(state.dtype), 1
     span = abs(end - start)
     length = _first_length(state, slope, tolerance, span)
@@ -186,6 +189,8 @@ def adaptive_moves(
         error = step * sum(weight * k for weight, k in zip(_ERROR, slopes, strict=True) if weight)
         allowed = tolerance.absolute + tolerance.relative * torch.maximum(state.abs(), at.abs())
         ratio = float((error / allowed).square().mean().sqrt())
+        if not math.isfinite(ratio):
+            raise UsageError(f"the velocity at flow step {t:.3f} is NaN, infinite or too large for its number format")
         if ratio <= 1.0:
             state, slope, t = at, slopes[-1], end if is_last else t + step
             if projection is not None:

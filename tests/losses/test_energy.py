@@ -137,3 +137,17 @@ def test_wrong_arguments_are_named():
         energy_terms(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 4))
     with pytest.raises(ShapeError, match="M >= 2"):
         energy_score(torch.zeros(1, 2, 3), torch.zeros(2, 3))
+
+
+def test_rows_outside_the_mask_may_hold_anything():
+    draws = [normal(3, 4, seed=n).requires_grad_() for n in range(2)]
+    target, mask = normal(3, 4, seed=2), torch.tensor([True, False, True])
+    plain = energy_loss(*draws, target, mask)
+    spoiled = [draw.detach().clone() for draw in draws]
+    for draw in spoiled:
+        draw[1] = float("nan")
+    spoiled = [draw.requires_grad_() for draw in spoiled]
+    loss = energy_loss(*spoiled, target, mask)
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+    assert all(bool(draw.grad.isfinite().all()) and not bool(draw.grad[1].any()) for draw in spoiled)

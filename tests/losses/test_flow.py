@@ -48,3 +48,17 @@ def test_masked_frames_do_not_count():
         flow_loss(velocity, target[..., :2])
     with pytest.raises(ShapeError):
         coupled(velocity, target[..., :2])
+
+
+def test_frames_outside_the_mask_may_hold_anything_and_times_lie_beside_the_states():
+    velocity, target = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
+    mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    plain = flow_loss(velocity, target, mask)
+    velocity[0, :, 2:], target[0, :, 3] = float("inf"), float("nan")
+    velocity.requires_grad_()
+    loss = flow_loss(velocity, target, mask)
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+    assert bool(velocity.grad.isfinite().all()) and not bool(velocity.grad[0, :, 2:].any())
+    batch = flow_batch(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0.1, 0.2], dtype=torch.float64))
+    assert batch.t.dtype == torch.float32 and batch.t.shape == (2,)

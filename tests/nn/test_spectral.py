@@ -42,3 +42,11 @@ def test_synthesis_in_pieces_equals_synthesis_at_once():
 def test_a_window_that_is_no_multiple_of_the_hop_is_refused():
     with pytest.raises(ValueError, match="multiple"):
         OverlapAddSynthesis(650, 160)
+
+
+def test_autocast_does_not_change_the_mel_spectrum():
+    torch.manual_seed(0)
+    mel, sound = LogMel(16000, 256, 64, 20, 0), 0.1 * torch.randn(1, 4000)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = mel(sound)
+    assert cast.dtype == torch.float32 and torch.equal(cast, mel(sound))

@@ -142,3 +142,12 @@ def test_wrong_arguments_are_named():
         k_center(torch.ones(1, 3, 2), [1, 2])
     with pytest.raises(ShapeError, match="mask"):
         farthest_first(torch.ones(1, 3, 2), 1, mask=torch.ones(1, 2, dtype=torch.bool))
+
+
+def test_weights_may_be_whole_numbers_and_must_fit():
+    torch.manual_seed(0)
+    tokens, weights = torch.randn(2, 6, 3), torch.randint(1, 5, (2, 6))
+    found = farthest_first(tokens, 3, weights=weights)
+    torch.testing.assert_close(found.distortion, farthest_first(tokens, 3, weights=weights.double()).distortion)
+    with pytest.raises(ShapeError, match="weights must be"):
+        farthest_first(tokens, 3, weights=weights[0])

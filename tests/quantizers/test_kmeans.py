@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
+from genmm.quantizers import kmeans_seeding
 from genmm.quantizers.kmeans import KMeansConfig, spherical_kmeans, unit_rows
 
 SEEDINGS = ["plus_plus", "farthest", "grid"]
@@ -209,3 +210,19 @@ def test_better_than_plain_seeding_on_rows_without_groups():
     ours = sum(float(spherical_kmeans(rows, 16, seeds=[s, s]).distortion.sum()) for s in range(4))
     theirs = sum(float(spherical_kmeans(rows, 16, seeds=[s, s], config=plain).distortion.sum()) for s in range(4))
     assert ours < 1.01 * theirs
+
+
+def test_seeds_among_many_rows_are_those_of_the_table_of_distances(monkeypatch):
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(2, 500, 8), dim=-1)
+    given = (torch.ones(2, 500, dtype=torch.bool), torch.ones(2, 20, dtype=torch.bool), [1, 2])
+    for seeding in ("plus_plus", "farthest"):
+        table = kmeans_seeding.seed_centroids(rows, *given, seeding, 3)
+        monkeypatch.setattr(kmeans_seeding, "MOST_GAPS", 100)
+        torch.testing.assert_close(kmeans_seeding.seed_centroids(rows, *given, seeding, 3), table)
+        monkeypatch.undo()
+
+
+def test_a_start_of_another_shape_is_refused():
+    with pytest.raises(ShapeError, match=r"start must be \(1, 8, 4\)"):
+        spherical_kmeans(torch.randn(1, 30, 4), 8, start=torch.randn(1, 5, 4))

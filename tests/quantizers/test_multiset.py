@@ -107,3 +107,11 @@ def test_the_algebra_is_that_of_counters(left, right):
 def test_sets_of_other_codebooks_do_not_join():
     with pytest.raises(UsageError):
         TokenSet.from_tokens([1], 5) | TokenSet.from_tokens([1], 6)
+
+
+def test_padding_of_any_number_comes_back():
+    counts = torch.tensor([[2, 0, 1], [0, 1, 0]])
+    tokens, keep = to_tokens(counts, padding=-1)
+    assert int(tokens.min()) == -1 and torch.equal(to_counts(tokens, 3, keep=keep), counts)
+    with pytest.raises(UsageError, match="from 0 to 2"):
+        to_counts(tokens, 3)

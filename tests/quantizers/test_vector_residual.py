@@ -199,3 +199,18 @@ def test_bad_vectors_are_refused_and_none_are_allowed(train):
         quantizer(torch.zeros(2, 5, 4), indices=torch.zeros(2, 5, 2, dtype=torch.int64))
     quantised, ids, losses = quantizer(torch.zeros(2, 0, 4))
     assert quantised.shape == (2, 0, 4) and ids.shape == (2, 0, 2) and not losses.any()
+
+
+def test_half_types_choose_the_same_codes_with_and_without_a_mask():
+    torch.manual_seed(0)
+    ours = ResidualVQ(dim=16, num_quantizers=8, codebook_size=32).eval().bfloat16()
+    x = torch.randn(2, 200, 16, dtype=torch.bfloat16)
+    everything = torch.ones(2, 200, dtype=torch.bool)
+    assert torch.equal(ours(x)[1], ours(x, mask=everything)[1])
+
+
+def test_codes_that_learn_by_gradient_get_one_in_eval_mode_too():
+    ours = ResidualVQ(dim=8, num_quantizers=2, codebook_size=16, learnable_codebook=True, ema_update=False).eval()
+    assert ours(torch.randn(1, 20, 8))[0].requires_grad
+    with torch.no_grad():
+        assert not ours(torch.randn(1, 20, 8))[0].requires_grad

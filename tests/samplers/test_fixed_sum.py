@@ -9,6 +9,7 @@ from genmm.core.errors import ShapeError, UsageError
 from genmm.samplers import fixed_sum_engines
 from genmm.samplers.count_tree import SumError, draw_by_log_tree, tilt, tilted
 from genmm.samplers.fixed_sum import CountPmf, RowNoise, map_fixed_sum, sample_fixed_sum
+from genmm.samplers.fixed_sum_engines import gpu_values
 
 DRAWS = 30_000
 
@@ -282,3 +283,18 @@ def test_noise_is_uniform_and_belongs_to_its_row():
     assert torch.equal(RowNoise([4]).uniform(100_000)[0], noise[1])
     stream = RowNoise([3])
     assert not torch.equal(stream.uniform(5), stream.uniform(5))
+
+
+def test_one_stuck_row_leaves_the_others_their_own_draws():
+    flat = torch.zeros(1, 2, 201)
+    gaps = torch.full((1, 2, 201), -torch.inf)
+    gaps[..., [0, 100]] = 0.0  # no single unit can be moved
+    alone = [sample_fixed_sum(flat, 200, RowNoise([seed]), engine="repair")[0].tolist() for seed in range(20)]
+    both = torch.cat([flat, gaps])
+    beside = [sample_fixed_sum(both, 200, RowNoise([seed, 99]), engine="repair") for seed in range(20)]
+    assert [counts[0].tolist() for counts in beside] == alone
+    assert all(counts[1].tolist() == [100, 100] for counts in beside)
+
+
+def test_trees_on_a_gpu_keep_enough_values_for_few_entries():
+    assert gpu_values(256, 4096) == 32 and gpu_values(200, 4) >= 201 and gpu_values(1024, 64) >= 128

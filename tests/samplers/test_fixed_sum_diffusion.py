@@ -142,3 +142,20 @@ def test_settings_are_checked():
         DiffusionSettings(engine="best")
     with pytest.raises(UsageError, match="temperature"):
         DiffusionSettings(temperature=-1)
+
+
+def test_rows_of_another_sum_and_times_that_are_none_are_refused():
+    start = torch.zeros(2, CODES, dtype=torch.int64)
+    start[0, :3], start[1, :6] = 1, 1
+    with pytest.raises(UsageError, match=r"one sum, got \[3, 6\]"):
+        sample_counts(towards(data(1)), start, DiffusionSettings(steps=2), RowNoise([1, 2]))
+    start = start[:1]
+    for bad in (-1.0, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="from_t must be from 0 to 1"):
+            sample_counts(towards(data(1)), start, DiffusionSettings(steps=2), RowNoise([1]), from_t=bad)
+    seen = []
+    sample_counts(
+        towards(data(1)), start_counts(CODES, TOTAL, RowNoise([1])), DiffusionSettings(steps=100), RowNoise([1]),
+        from_t=0.29, on_step=lambda made: seen.append(made.step),
+    )  # fmt: skip
+    assert seen[0] == 29 and len(seen) == 71

@@ -143,3 +143,17 @@ def test_guidance_mixes_and_rests_outside_its_interval():
     assert not Guidance(weight=0.0).works_at(0.5) and Guidance(weight=1.0).works_at(1.0)
     with pytest.raises(UsageError):
         Guidance(weight=-1.0)
+
+
+def test_a_velocity_that_is_not_finite_is_said_at_once_and_nothing_takes_no_call():
+    calls = []
+
+    def broken(x, t):
+        calls.append(t)
+        return x * float("nan")
+
+    with pytest.raises(UsageError, match="NaN, infinite"):
+        integrate_adaptive(broken, torch.ones(1, 2))
+    assert len(calls) < 10
+    calls.clear()
+    assert integrate_adaptive(broken, torch.ones(0, 3)).shape == (0, 3) and calls == []
