@@ -256,6 +256,6 @@ def _check_possible(root: Tensor, total: Tensor, possible: Tensor | None = None)
     if not bool((inside & mass).all()):
         row = int((~(inside & mass)).nonzero()[0, 0])
         raise SumError(
-            f"no counts have the sum {int(total[row])} in row {row}: the bounds and the probabilities leave no way. "
+            f"no counts have the sum {int(total[row])} in one of the rows: its bounds and probabilities leave no way. "
             "Loosen the bounds"
         )

@@ -165,7 +165,7 @@ def _rest(totals: Tensor, pmf: CountPmf) -> Tensor:
     if not rest.is_cuda and bool((rest < 0).any()):
         row = int(rest.argmin())
         raise SumError(
-            f"the smallest counts allowed in row {row} sum to {int((totals - rest)[row])}, more than "
+            f"the smallest counts allowed in one of the rows sum to {int((totals - rest)[row])}, more than "
             f"{int(totals[row])}; loosen the lower bounds"
         )
     return rest

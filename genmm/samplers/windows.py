@@ -108,7 +108,8 @@ def circular(velocity: TurnedVelocity, shifts: Sequence[int]) -> Velocity:
     """A velocity on a circle: call i sees the state turned by shifts[i mod n], so no place is ever the seam for long.
 
     The network has positions from 0 to T - 1; turning the state moves the seam between the last and the first frame
-    through all of it, and what is learned about neighbours joins end and start.
+    through all of it, and what is learned about neighbours joins end and start. Calls are counted: make one for each
+    solution.
     Raises: UsageError without shifts.
     """
     if not shifts:
