@@ -4,6 +4,7 @@ Letters: B batch, S samples, T latent frames, D latent channels.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -91,8 +92,8 @@ class SpeechCodecTask(pl.LightningModule):
         size = self.latent_noise * torch.rand(latents.shape[0], 1, 1, device=latents.device)
         return self.codec.decoder(latents + size * torch.randn_like(latents))
 
-    def on_train_epoch_start(self) -> None:
-        """A fixed encoder also keeps its latent statistics."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """A fixed encoder also keeps its latent statistics; the start of an epoch is not told to a resumed run."""
         self.codec.standardise.train(self.train_encoder)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:

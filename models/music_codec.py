@@ -219,8 +219,8 @@ class MusicCodecTask(_CodecTask):
         if not train_encoder:
             self.codec.encoder.requires_grad_(False)
 
-    def on_train_epoch_start(self) -> None:
-        """A fixed encoder also keeps its latent statistics."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """A fixed encoder also keeps its latent statistics; the start of an epoch is not told to a resumed run."""
         self.codec.standardise.train(self.train_encoder)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -330,8 +330,9 @@ class MusicVaeTask(_CodecTask):
         divergence = posterior.divergence()
         codec_optimizer.zero_grad()
         gradient = self.balancer.gradient(parts, output)
-        self.manual_backward(self.kl_weight * divergence, retain_graph=True)
-        output.backward(gradient)
+        # One backward pass: DDP exchanges gradients in that of manual_backward alone, and the product's gradient by
+        # `output` is the balanced one.
+        self.manual_backward((output * gradient.detach()).sum() + self.kl_weight * divergence)
         terms |= {name: value.detach() for name, value in parts.items()} | {"kl": divergence.detach()}
         self._finish(codec_optimizer, {"loss": terms["spectral"], **terms}, batch)
 

@@ -118,7 +118,7 @@ class VideoLanguageTask(GenerativeModule):
         out = self.network.model.language_model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False)
         scores = self.network.lm_head(out.last_hidden_state[:, :-1]).float()
         loss = F.cross_entropy(scores.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORED)
-        return {"loss": loss, "tokens": torch.tensor(float(sum(counts)) / len(counts))}
+        return {"loss": loss, "tokens": loss.new_tensor(sum(counts) / len(counts))}
 
     def batch_items(self, batch: Any) -> int | None:
         """Clips of a batch."""
