@@ -133,17 +133,7 @@ def check_batch(
         choose_device(device)
     plan, folder = make_plan(task, manifest, seed), RunFolder(out_dir, _shard(shard))
     folder.check(fingerprint_of(task, plan.seed))
-    run = BatchRun(
-        task=task,
-        plan=plan,
-        folder=folder,
-        batch_size=batch_size,
-        retry_failed=False,
-        max_errors=max_errors,
-        on_event=lambda event: None,
-        cancel=CancelToken(),
-        stop=threading.Event(),
-    )
+    run = BatchRun(task=task, plan=plan, folder=folder, batch_size=batch_size)
     run.refresh(retry_failed=False)
     return plan, run.report()
 
@@ -176,11 +166,11 @@ class BatchRun:
     plan: Plan
     folder: RunFolder
     batch_size: int
-    retry_failed: bool
-    max_errors: int | float | None
-    on_event: Callable[[Event], None]
-    cancel: CancelToken
-    stop: threading.Event
+    retry_failed: bool = True
+    max_errors: int | float | None = None
+    on_event: Callable[[Event], None] = lambda event: None
+    cancel: CancelToken = field(default_factory=CancelToken)
+    stop: threading.Event = field(default_factory=threading.Event)
     known: dict[str, Record] = field(default_factory=dict)
     """Current records of this shard's items, failed ones that are to be tried again left out."""
     pending: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from genmm.batch.task import BatchItem
 from genmm.core.errors import GenmmError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.results import Result
-from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
+from genmm.systems.vqtoken.methods import METHODS
 
 if TYPE_CHECKING:
     from genmm.systems.vqtoken.pipeline import VqTokenPipeline
@@ -91,12 +91,10 @@ examples:
         if not path.is_file():
             raise UsageError(f"there is no file {name!r} in {row.folder}")
         from genmm.systems.vqtoken.pipeline import budget_of, check_times
-        from genmm.systems.vqtoken.reducer import Fixed
+        from genmm.systems.vqtoken.reducer import check_budget
 
         budget = budget_of(given.get("tokens", self.tokens))
-        if self.method not in CLUSTERING_METHODS and not isinstance(budget, Fixed):
-            choosing = ", ".join(CLUSTERING_METHODS)
-            raise UsageError(f"the reducer {self.method} takes a fixed number of tokens; {choosing} choose their own")
+        check_budget(self.method, budget)
         start_s, end_s = given.get("start_s", 0.0), given.get("end_s")
         check_times({"fps": self.fps, "start_s": start_s, "end_s": end_s})
         if self.fps is not None and self.fps <= 0:

@@ -254,10 +254,8 @@ def _copy_span(
         if time_s < begin_s - 1e-6 or (not is_video and time_s >= span.end_s):
             continue
         waiting.append((packet, time_s))
-        if is_video and time_s < span.end_s:
-            needed = len(
-                waiting
-            )  # pictures behind the end that come before this one in the file are what it is made of
+        if is_video and time_s < span.end_s:  # later pictures that come before it in the file are what it is made of
+            needed = len(waiting)
     waiting = [one for n, one in enumerate(waiting) if n < needed or one[0].stream.index != video.index]
     for packet, time_s in waiting:
         duration_s = float((packet.duration or 0) * packet.time_base)

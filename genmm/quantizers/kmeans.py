@@ -176,8 +176,8 @@ def spherical_kmeans(
         rows = rows_of(tokens.detach(), mask)
         allowed = _allowed(clusters, len(tokens), tokens.device)
         if start is not None:
-            if start.shape != (len(tokens), allowed.shape[1], tokens.shape[2]):
-                wanted = (len(tokens), allowed.shape[1], tokens.shape[2])
+            wanted = (len(tokens), allowed.shape[1], tokens.shape[2])
+            if start.shape != wanted:
                 raise ShapeError(f"start must be {wanted}, got {tuple(start.shape)}")
             centroids = F.normalize(start.float(), dim=-1)
         else:

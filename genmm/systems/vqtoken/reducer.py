@@ -22,7 +22,7 @@ from genmm.systems.vqtoken.blocks import PlainBlock, run_block
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS, Clustering
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
-__all__ = ["Budget", "Fixed", "Scale", "cluster_codebook", "reduce", "reduce_clips"]
+__all__ = ["Budget", "Fixed", "Scale", "check_budget", "cluster_codebook", "reduce", "reduce_clips"]
 
 Scale = Literal["raw", "unit", "norm"]
 """What the codebook is made of: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
@@ -168,13 +168,18 @@ def _learned(rows: Tensor, mask: Tensor, grid: torch.Size, learner: TokenLearner
     return replace(plain, tokens=made, token_mask=valid.any(1, keepdim=True).expand(-1, learner.count))
 
 
-def _by_baseline(
-    rows: Tensor, mask: Tensor, grid: torch.Size, budget: Budget, method: str, seeds: Sequence[int] | None
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    if not isinstance(budget, Fixed):
+def check_budget(method: str, budget: Budget) -> None:
+    """Raises: UsageError for a budget that the reducer does not take: the baselines choose no number by themselves."""
+    if method not in CLUSTERING_METHODS and not isinstance(budget, Fixed):
         raise UsageError(
             f"the reducer {method} takes a fixed number of tokens; {', '.join(CLUSTERING_METHODS)} choose their own"
         )
+
+
+def _by_baseline(
+    rows: Tensor, mask: Tensor, grid: torch.Size, budget: Budget, method: str, seeds: Sequence[int] | None
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    check_budget(method, budget)
     lengths = torch.linalg.vector_norm(rows.detach().float(), dim=-1)
     valid = mask & torch.isfinite(lengths)
     kept: list[Kept] = []
