@@ -34,7 +34,7 @@ from genmm.systems.vqtoken.geometry import describe_occupancy
 from genmm.systems.vqtoken.methods import CLUSTERINGS
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget, Fixed, reduce
-from models.optim import OptimConfig, build_optimizer
+from models.optim import MuonAdamW, OptimConfig, parameter_groups
 
 DESCRIPTION = """\
 Train a small answerer on the tokens of every reducer and compare how many questions
@@ -101,6 +101,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-clips", type=int, default=400, help="clips to test on, five questions each (400)")
     parser.add_argument("--steps", type=int, default=1000, help="training steps of a cell (1000)")
     parser.add_argument("--side", type=int, default=96, help="side of a frame in pixels (96)")
+    parser.add_argument("--together", type=int, default=6, metavar="N", help="cells of a kind trained at once (6)")
+    parser.add_argument("--compile", action="store_true", help="compile the training; needs a C++ compiler")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="folder for features and finished cells")
 
 
@@ -242,31 +244,46 @@ def _fill(
 ) -> None:
     targets = {split: clips.targets(TURNS if split == "train" else 1) for split, clips in sets.items()}
     for tokens in args.budgets:
-        for choose in dict.fromkeys(REDUCERS[name][0] for name in args.reducers):
-            count = report.settings["cells_per_clip"] if choose == "full" else 0 if choose == "blind" else tokens
-            missing = [
-                (name, tokens if name == "tokenlearner" else count, seed)
-                for name in args.reducers
-                for seed in range(args.seeds)
-                if REDUCERS[name][0] == choose
-            ]
-            missing = [cell for cell in missing if _key(*cell) not in report.cells]
-            if not missing:
-                continue
-            budget: Budget = Fixed(tokens=count or 1)
-            if choose == "adaptive":
-                budget = mean_budget(files["train"], min(CALIBRATED_ON, sets["train"].count), count)
-            data = {s: ReducedSet(files[s], sets[s].count, choose, budget, *targets[s]) for s in sets}
-            for name, size, seed in missing:
-                started = time.perf_counter()
-                result = train_cell(name, data["train"], data["test"], size, args.steps, seed, report.settings)
-                cell = {"reducer": name, "tokens": size, "seed": seed, **result}
-                if choose == "adaptive":
-                    cell["counts"] = data["test"].counts()
-                cell["seconds"] = round(time.perf_counter() - started, 1)
-                report.cells[_key(name, size, seed)] = cell
-                write_json(store, report.to_dict())
-                print(f"{name} {size} seed {seed}: {100 * result['accuracy']:.1f} %", file=sys.stderr, flush=True)
+        reduced: dict[str, dict[str, ReducedSet]] = {}  # every way of choosing tokens is worked out once
+        for group in _groups(_missing(report, args, tokens), args.together):
+            for name in dict.fromkeys(REDUCERS[name][0] for name, _, _ in group):
+                if name not in reduced:
+                    budget = _budget(name, tokens, files["train"], sets["train"].count)
+                    reduced[name] = {s: ReducedSet(files[s], sets[s].count, name, budget, *targets[s]) for s in sets}
+            started = time.perf_counter()
+            cells = [Cell(*key, **reduced[REDUCERS[key[0]][0]]) for key in group]
+            results = train_cells(cells, args.steps, report.settings, compiled=args.compile)
+            seconds = round((time.perf_counter() - started) / len(cells), 1)
+            for cell, result in zip(cells, results, strict=True):
+                row = {"reducer": cell.name, "tokens": cell.tokens, "seed": cell.seed, **result}
+                if cell.test.choose == "adaptive":
+                    row["counts"] = cell.test.counts()
+                report.cells[_key(cell.name, cell.tokens, cell.seed)] = {**row, "seconds": seconds}
+                found = f"{100 * result['accuracy']:.1f} %"
+                print(f"{cell.name} {cell.tokens} seed {cell.seed}: {found}", file=sys.stderr, flush=True)
+            write_json(store, report.to_dict())
+
+
+def _missing(report: AnswerReport, args: argparse.Namespace, tokens: int) -> list[tuple[str, int, int]]:
+    """(row, tokens, seed) of every cell at a number of tokens that is not there yet."""
+    always = {"full": report.settings["cells_per_clip"], "blind": 0}
+    keys = [(name, always.get(name, tokens), seed) for name in args.reducers for seed in range(args.seeds)]
+    return [key for key in keys if _key(*key) not in report.cells]
+
+
+def _groups(keys: list[tuple[str, int, int]], most: int) -> list[list[tuple[str, int, int]]]:
+    """Cells that are trained together: those whose networks and batches have the same shapes, at most so many."""
+    alike: dict[tuple, list[tuple[str, int, int]]] = defaultdict(list)
+    for key in keys:
+        choose, add = REDUCERS[key[0]]
+        # Dropout differs from cell to cell, and where a clip has a thousand tokens the products are large already.
+        own = key if add == "official" or choose == "full" else choose if choose in ("adaptive", "blind") else ""
+        alike[add, own].append(key)
+    return [group[i : i + most] for group in alike.values() for i in range(0, len(group), most)]
+
+
+def _budget(choose: str, tokens: int, train: Path, clips: int) -> Budget:
+    return mean_budget(train, min(CALIBRATED_ON, clips), tokens) if choose == "adaptive" else Fixed(tokens=tokens)
 
 
 def _key(name: str, tokens: int, seed: int) -> str:
@@ -328,16 +345,18 @@ class ReducedSet:
     def __len__(self) -> int:
         return len(self.words)
 
-    def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Some clips."""
-        out = {name: tensor[index] for name, tensor in self.parts.items()} if self.choose != "blind" else {}
+    def batch(self, index: Tensor, add: str, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Some clips with what a model reads that adds `add`; the generator chooses one of their sets of questions."""
+        wanted = ("codebook", "mask", *READ[add])
+        out = {name: tensor[index] for name, tensor in self.parts.items() if name in wanted}
         if self.choose == "full":
             out = _placed_cells(out["codebook"].float())
         if "index_map" in out:
             out["index_map"] = out["index_map"].long()
-        # Which set of questions follows from nothing but torch's generator, which a cell seeds.
         turns = self.words.shape[1] // len(KINDS)
-        turn = torch.randint(turns, (len(index), 1)) if turns > 1 else torch.zeros(len(index), 1, dtype=torch.int64)
+        turn = torch.zeros(len(index), 1, dtype=torch.int64)
+        if turns > 1:
+            turn = torch.randint(turns, (len(index), 1), generator=generator)
         asked = turn * len(KINDS) + torch.arange(len(KINDS))
         rows = index.unsqueeze(1)
         return {**out, "words": self.words[rows, asked], "answers": self.answers[rows, asked]}
@@ -355,6 +374,17 @@ def _placed_cells(features: Tensor) -> dict[str, Tensor]:
     places = F.pad(torch.stack(axes, -1).view(1, -1, 3), (0, 4))
     tokens = features.reshape(batch, -1, width)
     return {"codebook": tokens, "places": places, "mask": torch.ones(tokens.shape[:2], dtype=torch.bool)}
+
+
+READ: Mapping[str, tuple[str, ...]] = {
+    "occupancy": ("description",),
+    "paper": ("index_map",),
+    "official": ("index_map",),
+    "placed": ("places",),
+    "learner": ("places",),
+    "none": (),
+}
+"""What is added to the tokens -> what is read for it, beside the tokens and their mask."""
 
 
 class AnswerModel(nn.Module):
@@ -393,40 +423,114 @@ class AnswerModel(nn.Module):
         return self.answerer(tokens, mask, words)
 
 
-def train_cell(
-    name: str, train: ReducedSet, test: ReducedSet, tokens: int, steps: int, seed: int, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Train one answerer and test it: accuracy over all questions and for each kind."""
-    _, add = REDUCERS[name]
-    cells = settings["cells_per_clip"] // settings["frames"]
+@dataclass(frozen=True)
+class Cell:
+    """One training: a row of the table, its number of tokens, the seed, and the clips."""
+
+    name: str
+    tokens: int
+    seed: int
+    train: ReducedSet
+    test: ReducedSet
+
+
+class Team:
+    """Networks of one shape that are trained at the same time, each on batches of its own.
+
+    Networks this small keep a processor busy with everything but products; together they take half the time of one
+    after the other, compiled a third. `weights` holds every parameter as [N, ...].
+    """
+
+    def __init__(self, models: list[nn.Module], *, compiled: bool = False) -> None:
+        self.one, self.count = models[0], len(models)
+        self.weights, _ = torch.func.stack_module_state(models)
+        # A single network is called as it is: what is random in it or depends on values cannot be mapped over.
+        run = torch.func.vmap(self._call) if self.count > 1 else self._call_only
+        self.run = torch.compile(run, dynamic=False) if compiled else run
+
+    def _call(self, weights: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(self.one, weights, (batch,))
+
+    def _call_only(self, weights: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
+        return self._call(_member(weights, 0), _member(batch, 0)).unsqueeze(0)
+
+    def scores(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        """Scores [N, B, Q, A] of one batch for each network."""
+        return self.run(self.weights, {name: torch.stack([b[name] for b in batches]) for name in batches[0]})
+
+    def member_scores(self, index: int, batch: dict[str, Tensor]) -> Tensor:
+        """Scores [B, Q, A] of one network."""
+        return self._call(_member(self.weights, index), batch)
+
+    def optimizer(self, config: OptimConfig) -> torch.optim.Optimizer:
+        """What each network would have alone."""
+        names = {id(parameter): name for name, parameter in self.one.named_parameters()}
+        groups = parameter_groups(self.one, config)
+        groups = [{**group, "params": [self.weights[names[id(p)]] for p in group["params"]]} for group in groups]
+        return MuonAdamW(groups, betas=config.betas, eps=config.eps)
+
+    @torch.no_grad()
+    def clip(self, most: float) -> None:
+        """Bound the norm of each network's gradient."""
+        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        factor = (most / (norm + 1e-6)).clamp_max(1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def _member(stacked: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    return {name: tensor[index] for name, tensor in stacked.items()}
+
+
+def train_cells(
+    cells: list[Cell], steps: int, settings: dict[str, Any], *, compiled: bool = False
+) -> list[dict[str, Any]]:
+    """Train the answerers of cells of one shape and test them: accuracy over all questions and for each kind.
+
+    What a cell gives does not depend on those beside it, but for rounding.
+    """
     halved = multiplies_bfloat16()
+    (add,) = {REDUCERS[cell.name][1] for cell in cells}
+    cells_per_frame = settings["cells_per_clip"] // settings["frames"]
     with torch.random.fork_rng():
-        torch.manual_seed(1000 + seed)
-        model = AnswerModel(add, settings["width"], tokens, cells)
-        optimizer = build_optimizer(model, OPTIM)
+        models, generators = [], []
+        for cell in cells:
+            torch.manual_seed(1000 + cell.seed)
+            models.append(AnswerModel(add, settings["width"], cell.tokens, cells_per_frame))
+            generators.append(torch.Generator())
+            generators[-1].set_state(torch.get_rng_state())
+        team = Team(models, compiled=compiled)
+        optimizer = team.optimizer(OPTIM)
         warm = max(1, steps // 20)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s: min(1.0, (s + 1) / warm) * 0.5 * (1 + math.cos(math.pi * s / steps))
         )
-        for index in _batches(len(train), steps, seed):
-            batch = train.batch(index)
+        for rows in zip(*(_batches(len(cell.train), steps, cell.seed) for cell in cells), strict=True):
+            batches = [c.train.batch(row, add, g) for c, row, g in zip(cells, rows, generators, strict=True)]
+            answers = torch.stack([batch.pop("answers") for batch in batches])
             with torch.autocast("cpu", torch.bfloat16, enabled=halved):  # half the time; the same for every reducer
-                scores = model(batch)
-            loss = F.cross_entropy(scores.float().flatten(0, 1), batch["answers"].flatten())
+                scores = team.scores(batches)
+            losses = F.cross_entropy(scores.float().flatten(0, -2), answers.flatten(), reduction="none")
+            losses = losses.view(len(cells), -1).mean(1)
             optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            losses.sum().backward()
+            team.clip(1.0)
             optimizer.step()
             schedule.step()
-    model.eval()
+    team.one.eval()
+    return [{**_tested(team, i, cell.test, add), "loss": float(losses[i].detach())} for i, cell in enumerate(cells)]
+
+
+def _tested(team: Team, member: int, test: ReducedSet, add: str) -> dict[str, Any]:
     right = []
     with torch.inference_mode():
         for index in torch.arange(len(test)).split(50):
-            batch = test.batch(index)
-            right.append((model(batch).argmax(-1) == batch["answers"]).float())
+            batch = test.batch(index, add)
+            right.append((team.member_scores(member, batch).argmax(-1) == batch["answers"]).float())
     table = torch.cat(right)
     kinds = {kind: float(table[:, number].mean()) for number, kind in enumerate(KINDS)}
-    return {"accuracy": float(table.mean()), "kinds": kinds, "loss": float(loss.detach())}
+    return {"accuracy": float(table.mean()), "kinds": kinds}
 
 
 def _batches(clips: int, steps: int, seed: int) -> Iterator[Tensor]:

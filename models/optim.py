@@ -113,11 +113,12 @@ def parameter_groups(module: nn.Module, config: OptimConfig, *, prefix: str = ""
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for some parameter groups and AdamW for the others, as one optimizer with one state.
 
-    Groups with a true `is_muon` hold matrices only. Muon orthogonalises the averaged gradient of a matrix, so that weak
-    directions learn as fast as strong ones; on small transformers it needs a third of AdamW's steps. Same updates as
-    `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, but matrices of one shape go through the iteration
-    together, in bfloat16 only where the device multiplies it fast: on an older processor torch's takes 20 times as
-    long as float32, more than the rest of a step.
+    Groups with a true `is_muon` hold matrices [R, C], or stacks [..., R, C] whose matrices are moved each by itself.
+    Muon orthogonalises the averaged gradient of a matrix, so that weak directions learn as fast as strong ones; on
+    small transformers it needs a third of AdamW's steps. Same updates as `torch.optim.Muon` with
+    `adjust_lr_fn="match_rms_adamw"`, but matrices of one shape go through the iteration together, in bfloat16 only
+    where the device multiplies it fast: on an older processor torch's takes 20 times as long as float32, more than the
+    rest of a step.
     Source: Muon (kellerjordan.github.io/posts/muon), rates matched to AdamW as in arXiv 2502.16982.
     """
 
@@ -159,9 +160,10 @@ class MuonAdamW(torch.optim.Optimizer):
             gradients = [parameter.grad for parameter in parameters]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             ahead = torch._foreach_lerp(gradients, averages, group["momentum"])  # Nesterov's look ahead
-            updates = orthogonalised(torch.stack(ahead)).to(parameters[0].dtype)
+            matrices = torch.stack(ahead)
+            updates = orthogonalised(matrices.flatten(0, -3)).to(matrices.dtype).reshape(matrices.shape)
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, list(updates), alpha=-0.2 * math.sqrt(max(shape)) * group["lr"])
+            torch._foreach_add_(parameters, list(updates), alpha=-0.2 * math.sqrt(max(shape[-2:])) * group["lr"])
 
 
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)

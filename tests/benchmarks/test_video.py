@@ -70,7 +70,7 @@ def cells(model, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     args = argparse.Namespace(
         model=model, reducers=list(video_answers.REDUCERS), budgets=[4], seeds=1, clips=6, test_clips=4, steps=3,
-        side=48, cache=cache, quick=False,
+        side=48, cache=cache, quick=False, together=3, compile=False,
     )  # fmt: skip
     return args, video_answers.measure(args)
 
@@ -106,18 +106,74 @@ def test_the_adaptive_row_counts_the_tokens_that_clips_got(cells):
 def test_larger_pictures_give_more_cells(model, tmp_path):
     args = argparse.Namespace(
         model=model, reducers=["k_center"], budgets=[4], seeds=1, clips=4, test_clips=2, steps=1, side=64,
-        cache=tmp_path, quick=False,
+        cache=tmp_path, quick=False, together=6, compile=False,
     )  # fmt: skip
     assert video_answers.measure(args).settings["cells_per_clip"] == 12 * 64
 
 
 def test_finished_cells_are_not_trained_again(cells, monkeypatch):
     args, report = cells
-    monkeypatch.setattr(video_answers, "train_cell", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(video_answers, "train_cells", lambda *a, **k: pytest.fail("trained again"))
     again = video_answers.measure(args)
     assert again.cells == report.cells
     (stored,) = args.cache.glob("answers-*.json")
     assert read_json(stored)["cells"] == report.cells
+
+
+def _cells(args: argparse.Namespace, rows: list[tuple[str, int]]) -> list[video_answers.Cell]:
+    """Cells with 4 tokens of the stored features: (row, seed)."""
+    found = []
+    for name, seed in rows:
+        sets = {}
+        for split, count, start in (("train", args.clips, 0), ("test", args.test_clips, 2 * 10**6)):
+            targets = QuestionClips(count, start, side=args.side).targets(2)
+            (path,) = args.cache.glob(f"*-{split}-*.safetensors")
+            choose = video_answers.REDUCERS[name][0]
+            sets[split] = video_answers.ReducedSet(path, count, choose, video_answers.Fixed(tokens=4), *targets)
+        found.append(video_answers.Cell(name, 4, seed, **sets))
+    return found
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("k_center", 0), ("k_center", 1), ("tome", 0), ("random", 2)],
+        [("occupancy", 0), ("occupancy_kmeans", 1)],
+        [("paper", 0), ("paper_k_center", 1)],
+        [("blind", 0), ("blind", 1)],
+    ],
+)
+def test_cells_trained_together_are_those_trained_alone(cells, rows, monkeypatch):
+    monkeypatch.setattr(video_answers, "multiplies_bfloat16", lambda: False)
+    args, report = cells
+    many = _cells(args, rows)
+    together = video_answers.train_cells(many, 6, report.settings)
+    for cell, result in zip(many, together, strict=True):
+        (alone,) = video_answers.train_cells([cell], 6, report.settings)
+        assert np.isclose(result["loss"], alone["loss"], rtol=2e-3), (cell.name, cell.seed)
+        assert result["kinds"].keys() == alone["kinds"].keys()
+    assert len({round(result["loss"], 4) for result in together}) == len(rows)  # each has its own clips and start
+
+
+def test_each_of_a_team_has_its_own_bound_on_the_gradient():
+    torch.manual_seed(0)
+    team = video_answers.Team([torch.nn.Linear(3, 2) for _ in range(2)])
+    for weight in team.weights.values():
+        weight.grad = torch.ones_like(weight) * torch.tensor([0.01, 10.0]).view(2, *[1] * (weight.ndim - 1))
+    team.clip(1.0)
+    norms = [torch.cat([w.grad[i].flatten() for w in team.weights.values()]).norm() for i in range(2)]
+    assert np.allclose(norms, [0.01 * 8**0.5, 1.0], atol=1e-4)
+
+
+def test_cells_of_other_shapes_are_not_trained_together():
+    keys = [(name, 4, seed) for name in video_answers.REDUCERS for seed in range(2)]
+    groups = video_answers._groups(keys, 5)
+    assert sorted(key for group in groups for key in group) == sorted(keys)
+    assert max(len(group) for group in groups) == 5
+    alone = {group[0][0] for group in groups if len(group) == 1}
+    assert {"official", "tokenlearner", "full"} <= alone
+    assert not any({"adaptive", "occupancy"} <= {name for name, _, _ in group} for group in groups)
+    assert not any({"blind", "codebook"} <= {name for name, _, _ in group} for group in groups)
 
 
 def test_questions_of_a_set_are_those_of_its_clips():

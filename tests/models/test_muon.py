@@ -116,6 +116,32 @@ def test_matrices_move_as_torch_moves_them(monkeypatch, bfloat16):
         assert (own - other).abs().max() < 2e-3  # the rounding of bfloat16, in which torch always works
 
 
+def test_a_stack_of_matrices_moves_as_its_matrices_do(monkeypatch):
+    monkeypatch.setattr("models.optim.multiplies_bfloat16", lambda device: False)
+    generator = torch.Generator().manual_seed(9)
+    stack = nn.Parameter(torch.randn(3, 6, 4, generator=generator))
+    single = [nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    biases = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    first, second = (
+        MuonAdamW(
+            [
+                {"params": matrices, "lr": 0.02, "weight_decay": 0.1, "is_muon": True},
+                {"params": [bias], "lr": 0.01, "weight_decay": 0.0, "is_muon": False},
+            ],
+            betas=(0.9, 0.99),
+            eps=1e-8,
+        )
+        for matrices, bias in zip(([stack], single), biases, strict=True)
+    )
+    for _ in range(3):
+        stack.grad = torch.randn(stack.shape, generator=generator)
+        for matrix, gradient in zip(single, stack.grad, strict=True):
+            matrix.grad = gradient.clone()
+        first.step()
+        second.step()
+    assert torch.allclose(stack, torch.stack(list(single)), atol=1e-6)
+
+
 def test_orthogonalised_matrices_keep_their_directions():
     generator = torch.Generator().manual_seed(8)
     for shape in [(3, 8, 5), (2, 4, 9), (1, 6, 6)]:
