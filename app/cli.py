@@ -39,7 +39,7 @@ ORDER = (
     "doctor",
 )
 """Modules of app/commands in the order of the help; others follow alphabetically."""
-TRAINING = ("fit", "resume", "validate", "test", "predict", "export")
+TRAINING = ("fit", "resume", "validate", "test", "export")
 """Commands of the trainer, which handles its own signals."""
 PASS_THROUGH = (*TRAINING, "bench")
 """Commands that parse the rest of the line themselves."""

@@ -1,4 +1,4 @@
-"""`genmm fit`, `resume`, `validate`, `test`, `predict`: LightningCLI with run folders, allowed imports, plain errors.
+"""`genmm fit`, `resume`, `validate`, `test`: LightningCLI with run folders, allowed imports, plain errors.
 
 Nothing heavy is imported until a command really runs, so that help answers at once.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
-SUBCOMMANDS = ("fit", "resume", "validate", "test", "predict", "export")
+SUBCOMMANDS = ("fit", "resume", "validate", "test", "export")
 """What run_training accepts; export writes the pipeline folder of a finished or running run."""
 
 ALLOWED_IMPORTS = (
@@ -39,7 +39,7 @@ keys override earlier ones, e.g. --trainer.max_steps 2000 --model.optimizer.lear
   --run.name NAME         name of the run folder runs/<system>/<name>/ (default: date and time)
   --run.root DIR          where run folders are made (default: runs)
   --resume                continue the run of that name from its last checkpoint, exactly where it stopped
-  --ckpt_path FILE        continue from this training checkpoint instead
+  --ckpt_path FILE        start a new run from this training checkpoint, its steps and optimizer included
   --seed_everything N     seed of the run (default 0)
   --trainer.KEY VALUE     any option of the Lightning Trainer: devices, precision, max_steps, max_time ...
   --model.KEY, --data.KEY any option of the task and its data
@@ -55,7 +55,8 @@ Exit codes: 0 done, 2 wrong usage or failed run, 130 interrupted (Ctrl-C), 143 t
     "resume": """usage: genmm resume RUN [--KEY VALUE ...]
 
 Continue the run in the folder RUN (runs/<system>/<name>) from its last checkpoint, exactly where it stopped, with the
-configuration that the folder holds. Keys change it, e.g. --trainer.max_steps 9000; what differs is said and kept.
+configuration that the folder holds. Keys change it, e.g. --trainer.max_steps 9000 or
+--model.optimizer.learning_rate 1e-4; what differs is said and kept.
 The same as `genmm fit --config RUN/config.yaml --run.name NAME --resume`.
 """,
     "validate": """usage: genmm validate --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
@@ -67,10 +68,6 @@ Measure a training checkpoint on the validation data, with its averaged weights.
 
 Measure a training checkpoint on the test data, with its averaged weights, and write the values to metrics.json in the
 run folder. Same options as `genmm fit`; with --run.name NAME, --ckpt_path best or last takes one of that run.
-""",
-    "predict": """usage: genmm predict --config FILE.yaml --ckpt_path FILE.ckpt [--KEY VALUE ...]
-
-Run the task's predict step over its prediction data. For media from a manifest use `genmm batch` instead.
 """,
     "export": """usage: genmm export RUN_OR_CKPT OUT_FOLDER
 

@@ -13,11 +13,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from genmm.core.checkpoint import load_into
 from genmm.core.errors import ConfigError, GenmmError
 from models.ema import averaged_state
-from models.optim import OptimConfig, build_optimizer, build_schedule, gradient_norm
+from models.optim import OptimConfig, apply_schedule, build_optimizer, build_schedule, gradient_norm
 
 log = logging.getLogger(__name__)
 Stage = Literal["train", "val", "test"]
@@ -57,6 +58,7 @@ class GenerativeModule(pl.LightningModule):
         self.bad_step_policy = bad_steps or BadStepPolicy()
         self.bad_steps = 0
         self.bad_steps_in_a_row = 0
+        self._asked: list[list[dict[str, Any]]] = []
 
     # What a task implements ------------------------------------------------------------------------------------
 
@@ -126,6 +128,27 @@ class GenerativeModule(pl.LightningModule):
         schedule = build_schedule(optimizer, self.optim_config, 1 if endless else self.schedule_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """Remember what the configuration asks of each optimizer, before a checkpoint puts its own values there."""
+        if not self.automatic_optimization and self.trainer.precision == "16-mixed":
+            raise ConfigError(
+                f"{type(self).__name__} steps its optimizers itself, which float16 with loss scaling does not allow; "
+                "set trainer.precision to bf16-mixed or 32-true"
+            )
+        self._asked = [_settings(optimizer) for optimizer in self.trainer.optimizers]
+
+    def on_train_start(self) -> None:
+        """A resumed run goes on with the rates and decay of its configuration, not with those it was saved with."""
+        schedules = {id(config.scheduler.optimizer): config.scheduler for config in self.trainer.lr_scheduler_configs}
+        for optimizer, asked in zip(self.trainer.optimizers, self._asked, strict=False):
+            schedule = schedules.get(id(optimizer))
+            if schedule is not None and not isinstance(schedule, LambdaLR):
+                continue  # what such a schedule has come to is known to itself alone
+            for group, settings in zip(optimizer.param_groups, asked, strict=True):
+                group.update(settings)
+            if schedule is not None:
+                apply_schedule(schedule)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self.automatic_optimization or self.trainer.precision == "16-mixed":
             return  # manual tasks call check_gradients themselves; float16 has its own loss scaler
@@ -169,3 +192,8 @@ class GenerativeModule(pl.LightningModule):
         if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] = averaged_state(checkpoint)
         load_into(self, checkpoint["state_dict"])  # says what does not fit, which Lightning's own load does not
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What each parameter group is set to."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]

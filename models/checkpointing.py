@@ -90,8 +90,8 @@ class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` and the best k of a validation metric; saves on Ctrl-C, SIGTERM and errors.
 
     A new file is complete and verified before an old one is removed. After a diverged step nothing is saved, so the
-    last good checkpoint stays. A signal stops the run after the batch in work, at a point from which it resumes
-    exactly; a second Ctrl-C stops at once.
+    last good checkpoint stays. A signal stops the run after the optimizer step in work, and after the validation that
+    follows it, at a point from which it resumes exactly; a second Ctrl-C stops at once.
     """
 
     STATE_KEY = "genmm.checkpoints"
@@ -144,15 +144,21 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+        # A run that goes on from a checkpoint of another folder must not rank its own by files that are not there.
+        present = {name: score for name, score in self.best.items() if (self.folder / name).is_file()}
+        self.best = trainer.strategy.broadcast(present)
         self._take_signals(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer)
-        if trainer.global_step == self._saved_step or trainer.fit_loop._should_accumulate():
-            return
-        if self._due(trainer) and not self._validation_follows(trainer):
+        if trainer.fit_loop._should_accumulate():
+            return  # the gradient so far is in no checkpoint
+        follows, asked = self._validation_follows(trainer), self._asked_to_stop(trainer)
+        if asked and not follows:
+            self._stop()
+        # A stop that waits for a validation saves before it too: whoever asked may not wait as long.
+        if trainer.global_step != self._saved_step and (asked or (self._due(trainer) and not follows)):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -160,6 +166,9 @@ class Checkpoints(Checkpoint):
             return
         due = self._due(trainer)
         self._save_if_best(trainer)  # first, so that last.ckpt knows of it
+        if self._asked_to_stop(trainer):
+            self.save_last(trainer)
+            self._stop()
         if due:
             self.save_last(trainer)
 
@@ -239,15 +248,15 @@ class Checkpoints(Checkpoint):
             self._forced = True
             raise KeyboardInterrupt
         self._signal = number
-        log.warning("stopping after this batch; press Ctrl-C again to stop at once")
+        log.warning("stopping after this step; press Ctrl-C again to stop at once")
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        """End the run on all ranks after the same batch, when any of them was asked to stop."""
+    def _asked_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any of the ranks was asked to stop, so that all end after the same batch."""
         asked = self._signal is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            raise SIGTERMException if self._signal == signal.SIGTERM else KeyboardInterrupt
+        return trainer.strategy.reduce_boolean_decision(asked, all=False) if trainer.world_size > 1 else asked
+
+    def _stop(self) -> None:
+        raise SIGTERMException if self._signal == signal.SIGTERM else KeyboardInterrupt
 
     def _give_signals_back(self) -> None:
         for number, handler in self._old_handlers.items():

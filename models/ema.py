@@ -35,7 +35,7 @@ class EMA(Callback):
             gamma: Scale of the warm-up in steps, above 0.
             power: Speed of the warm-up, above 0; 2/3 reaches 0.999 after about 31,000 steps.
             start_step: First optimizer step that is averaged.
-            enabled: False trains, validates and exports with the raw weights.
+            enabled: False trains, validates and exports the raw weights; a resumed run then drops its average.
         """
         if not 0 <= decay < 1 or gamma <= 0 or power <= 0 or start_step < 0:
             raise ConfigError(
@@ -123,9 +123,13 @@ class EMA(Callback):
         self.swap_out(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
+        if not self.enabled:  # else an average of long ago would be tested and exported
+            return {"updates": 0, "last_step": 0, "average": {}}
         return {"updates": self.updates, "last_step": self.last_step, "average": dict(self.average)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
         self.updates, self.last_step = int(state_dict["updates"]), int(state_dict["last_step"])
         self.average = {name: value.float().clone() for name, value in state_dict["average"].items()}
 

@@ -6,29 +6,23 @@ Letters: B batch, S samples, T latent frames, D latent channels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genmm.core.errors import ConfigError
-from genmm.losses.adversarial import (
-    MultiScaleSpectrumDiscriminator,
-    discriminator_hinge_loss,
-    feature_matching_loss,
-    generator_hinge_loss,
-)
+from genmm.losses.adversarial import MultiScaleSpectrumDiscriminator
 from genmm.losses.balancer import LossBalancer
 from genmm.losses.spectral import MultiScaleLogMelLoss
 from genmm.nn.tones import SemitoneLevels
 from genmm.systems.melodyflow.config import SeanetConfig
 from genmm.systems.melodyflow.spectral_codec import SpectralCodec, SpectralCodecConfig
 from genmm.systems.melodyflow.vae import SeanetCodec
-from models.base import BadStepPolicy, GenerativeModule, Stage
-from models.optim import OptimConfig, build_optimizer
+from models.base import BadStepPolicy, Stage
+from models.codec_task import CodecTask
+from models.optim import OptimConfig
 
 
 def stereo_views(waveform: Tensor) -> Tensor:
@@ -90,83 +84,7 @@ def tone_targets(levels: Tensor) -> Tensor:
     return levels * is_peak
 
 
-class _CodecTask(GenerativeModule):
-    """What both codecs share: two optimizers by hand, discriminators that join late and take turns."""
-
-    def __init__(
-        self,
-        sample_rate: int,
-        total_steps: int,
-        adversarial_from: float,
-        windows: tuple[int, ...],
-        judge_width: int,
-        optimizer: OptimConfig | None,
-        bad_steps: BadStepPolicy | None,
-    ) -> None:
-        super().__init__(optimizer=optimizer, bad_steps=bad_steps)
-        if total_steps < 1 or not 0.0 <= adversarial_from <= 1.0:
-            raise ConfigError(
-                f"total_steps must be at least 1 and adversarial_from in [0, 1], got {total_steps}, {adversarial_from}"
-            )
-        self.automatic_optimization = False
-        self.total_steps, self.adversarial_start = total_steps, int(adversarial_from * total_steps)
-        self.discriminator = MultiScaleSpectrumDiscriminator(windows, judge_width)
-        self.spectral = StereoSpectralLoss(sample_rate)
-        self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One for the codec and AdamW for the discriminators; the rate follows a cosine that `_set_rate` applies."""
-        config = replace(self.optim_config, betas=(0.8, 0.99))
-        judging = replace(config, muon_rate=None)
-        made = [build_optimizer(self.codec, config), build_optimizer(self.discriminator, judging)]
-        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in made]
-        return made
-
-    def ema_parameters(self) -> Any:
-        """The codec alone is averaged."""
-        return ((name, value) for name, value in self.named_parameters() if name.startswith("codec."))
-
-    def _set_rate(self, step: int) -> None:
-        config = self.optim_config
-        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-        progress = min(1.0, step / self.total_steps)
-        fall = 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * progress)))
-        for optimizer, peaks in zip(self.optimizers(), self.peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * warm * fall
-
-    def _judged(self, output: Tensor, target: Tensor, optimizer: Any) -> dict[str, Tensor]:
-        """Train one discriminator on both channels and give back what it says about the codec's output.
-
-        Left and right are judged as separate sounds; the window sizes take turns, which costs a fraction of using all.
-        """
-        judge = self.discriminator.parts[int(self.step_count) % len(self.discriminator.parts)]
-        real_sound, fake_sound = target.flatten(0, 1), output.flatten(0, 1)
-        real, fake = judge(real_sound), judge(fake_sound.detach())
-        loss = discriminator_hinge_loss([real[0]], [fake[0]])
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        judge.requires_grad_(False)
-        logits, features = judge(fake_sound)
-        judge.requires_grad_(True)
-        return {
-            "judge": loss.detach(),
-            "fooling": generator_hinge_loss([logits]),
-            "matching": feature_matching_loss([real[1]], [features]),
-        }
-
-    def _finish(self, optimizer: Any, terms: dict[str, Tensor], batch: Tensor) -> None:
-        if self.check_gradients(optimizer):
-            torch.nn.utils.clip_grad_norm_(self.codec.parameters(), 20.0)
-            optimizer.step()
-        self.step_count += 1
-        self.log_terms(terms, "train", len(batch))
-        if int(self.step_count) >= self.total_steps:
-            self.trainer.should_stop = True
-
-
-class MusicCodecTask(_CodecTask):
+class MusicCodecTask(CodecTask):
     """Fits a SpectralCodec on crops [B, 2, S].
 
     Latents get Gaussian noise of a random size up to `latent_noise`, which bounds what they can carry and teaches the
@@ -211,22 +129,18 @@ class MusicCodecTask(_CodecTask):
             made = SpectralCodec(codec)
         else:
             made = SpectralCodec.from_folder(start_from, synthesis_from_hz=synthesis_from_hz).requires_grad_(True)
-        super().__init__(made.sample_rate, total_steps, adversarial_from, (512, 1024, 2048), 16, optimizer, bad_steps)
-        self.spectral.lines_weight = lines_weight
+        discriminator = MultiScaleSpectrumDiscriminator((512, 1024, 2048), 16)
+        super().__init__(total_steps, adversarial_from, discriminator, optimizer, bad_steps, train_encoder)
+        self.spectral = StereoSpectralLoss(made.sample_rate, lines_weight)
         self.codec = made.train()
         self.mel_weight, self.feature_weight, self.tones_weight = mel_weight, feature_weight, tones_weight
-        self.latent_noise, self.train_encoder, self.export_dtype = latent_noise, train_encoder, export_dtype
+        self.latent_noise, self.export_dtype = latent_noise, export_dtype
         if not train_encoder:
             self.codec.encoder.requires_grad_(False)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """A fixed encoder also keeps its latent statistics; the start of an epoch is not told to a resumed run."""
-        self.codec.standardise.train(self.train_encoder)
-
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """One step of the codec and, once they have joined, of the discriminators."""
-        codec_optimizer, judge_optimizer = self.optimizers()
-        self._set_rate(int(self.step_count))
+        codec_optimizer, judge_optimizer = self.start_step()
         latents = self.codec.latents(batch)
         size = self.latent_noise * torch.rand(len(batch), 1, 1, device=batch.device)
         output, loudness = self.codec.decoder.parts(latents + size * torch.randn_like(latents))
@@ -235,13 +149,14 @@ class MusicCodecTask(_CodecTask):
         if loudness is not None:
             tones = self._tone_distance(loudness, batch)
             terms["tones"], loss = tones.detach(), loss + self.tones_weight * tones
-        if int(self.step_count) >= self.adversarial_start:
-            judged = self._judged(output, batch, judge_optimizer)
+        if self.is_adversarial:
+            # Left and right are judged as separate sounds.
+            judged = self.judged(output.flatten(0, 1), batch.flatten(0, 1), judge_optimizer)
             loss = loss + judged["fooling"] + self.feature_weight * judged["matching"]
             terms |= {name: value.detach() for name, value in judged.items()}
         codec_optimizer.zero_grad()
         self.manual_backward(loss)
-        self._finish(codec_optimizer, {"loss": loss.detach(), **terms}, batch)
+        self.finish(codec_optimizer, {"loss": loss.detach(), **terms}, batch)
 
     def _tone_distance(self, loudness: Tensor, batch: Tensor) -> Tensor:
         """Squared distance of oscillators [B, J, 2, N] from the tones of a batch, both as loudness."""
@@ -258,11 +173,10 @@ class MusicCodecTask(_CodecTask):
 
     def export(self, folder: str | Path) -> Path:
         """Write the codec folder."""
-        self.codec.save(Path(folder), dtype=getattr(torch, self.export_dtype))
-        return Path(folder)
+        return self.save_codec(folder, self.export_dtype)
 
 
-class MusicVaeTask(_CodecTask):
+class MusicVaeTask(CodecTask):
     """Fits the variational codec of the paper on crops [B, 2, S], with the public recipes that section 2.4 lists.
 
     Spectral, sample, adversarial and feature-matching losses share the gradient of the output through a balancer; the
@@ -300,15 +214,14 @@ class MusicVaeTask(_CodecTask):
         optimizer: OptimConfig | None = None,
         bad_steps: BadStepPolicy | None = None,
     ) -> None:
-        windows = tuple(discriminator_windows)
-        super().__init__(
-            codec.sample_rate, total_steps, adversarial_from, windows, discriminator_width, optimizer, bad_steps
-        )
+        discriminator = MultiScaleSpectrumDiscriminator(tuple(discriminator_windows), discriminator_width)
+        super().__init__(total_steps, adversarial_from, discriminator, optimizer, bad_steps)
         if codec.channels != 2:
             raise ConfigError(f"the training losses are stereo, codec.channels must be 2, got {codec.channels}")
         if kl_weight < 0:
             raise ConfigError(f"kl_weight must be at least 0, got {kl_weight}")
         self.codec = SeanetCodec(codec).with_weight_norm()
+        self.spectral = StereoSpectralLoss(codec.sample_rate)
         self.kl_weight = kl_weight
         self.balancer = LossBalancer(
             {"spectral": spectral_weight, "samples": sample_weight, "fooling": adversarial_weight,
@@ -317,14 +230,14 @@ class MusicVaeTask(_CodecTask):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:
         """One balanced step of the codec, and one of a discriminator."""
-        codec_optimizer, judge_optimizer = self.optimizers()
-        self._set_rate(int(self.step_count))
+        codec_optimizer, judge_optimizer = self.start_step()
         posterior = self.codec.encode(batch)
         output = self.codec.decode(posterior.sample(torch.randn_like(posterior.mean)))[..., : batch.shape[-1]]
         parts = {"spectral": self.spectral(output, batch), "samples": (output - batch).abs().mean()}
         terms = {}
-        if int(self.step_count) >= self.adversarial_start:
-            judged = self._judged(output, batch, judge_optimizer)
+        if self.is_adversarial:
+            # Left and right are judged as separate sounds.
+            judged = self.judged(output.flatten(0, 1), batch.flatten(0, 1), judge_optimizer)
             terms["judge"] = judged.pop("judge")
             parts |= judged
         divergence = posterior.divergence()
@@ -334,7 +247,7 @@ class MusicVaeTask(_CodecTask):
         # `output` is the balanced one.
         self.manual_backward((output * gradient.detach()).sum() + self.kl_weight * divergence)
         terms |= {name: value.detach() for name, value in parts.items()} | {"kl": divergence.detach()}
-        self._finish(codec_optimizer, {"loss": terms["spectral"], **terms}, batch)
+        self.finish(codec_optimizer, {"loss": terms["spectral"], **terms}, batch)
 
     def losses(self, batch: Tensor, batch_idx: int, stage: Stage) -> dict[str, Tensor]:
         """Spectral distance of held-out crops through the mean of the posterior."""

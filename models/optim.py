@@ -216,6 +216,15 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total_
     return LambdaLR(optimizer, rate_factor(config, config.total_steps or total_steps))
 
 
+def apply_schedule(schedule: LambdaLR) -> None:
+    """Set the learning rates of the schedule's step from the peaks that its optimizer's groups have now."""
+    groups = schedule.optimizer.param_groups
+    schedule.base_lrs = [group["initial_lr"] for group in groups]
+    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = peak * factor(schedule.last_epoch)
+    schedule._last_lr = [group["lr"] for group in groups]
+
+
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of all gradients as one float32 scalar (0 when none); NaN or Inf when any element is."""
     grads = [p.grad for p in parameters if p.grad is not None]

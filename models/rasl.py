@@ -68,6 +68,7 @@ class RaslTask(GenerativeModule):
 
     def on_fit_start(self) -> None:
         """Take the statistics of the training features, unless a checkpoint brought them."""
+        super().on_fit_start()
         if bool(self.has_statistics):
             return
         videos = getattr(self.trainer.datamodule, "videos", None)

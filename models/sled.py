@@ -331,6 +331,7 @@ class SledTask(GenerativeModule):
 
     def on_fit_start(self) -> None:
         """Take codec and tokenizer from the data where they were not given, and check the size of the vocabulary."""
+        super().on_fit_start()
         for part in self.parts:
             folder = getattr(self.trainer.datamodule, f"{part}_folder", None)
             if self.parts[part] is None and folder is not None:

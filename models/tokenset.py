@@ -109,6 +109,7 @@ class TokenSetTask(GenerativeModule):
 
     def on_fit_start(self) -> None:
         """Say at once when names and data do not agree: ids are positions in the lists of the configuration."""
+        super().on_fit_start()
         values = getattr(self.trainer.datamodule, "label_values", None)
         for name, known in (values() if values is not None else {}).items():
             own = self.network.config.labels.get(name)

@@ -89,6 +89,7 @@ class VideoAnswerTask(GenerativeModule):
 
         Raises: ConfigError when the data is clustered in another way than the block is for.
         """
+        super().on_fit_start()
         data = self.trainer.datamodule
         if self.encoder_folder is None:
             self.encoder_folder = getattr(data, "encoder_folder", None)

@@ -1,4 +1,4 @@
-"""`genmm fit`, `resume`, `validate`, `test`, `predict`, `export`: the Lightning command line, which explains itself."""
+"""`genmm fit`, `resume`, `validate`, `test`, `export`: the Lightning command line, which explains itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ HELPS = {
     "resume": "continue a training run where it stopped",
     "validate": "measure a training checkpoint on the validation data",
     "test": "measure a training checkpoint on held-out data",
-    "predict": "run a training checkpoint over data",
     "export": "write the model folder of a training run",
 }
 

@@ -121,9 +121,14 @@ class Session(LightningCLI):
         name = run.name or os.environ.setdefault(RUN_NAME, time.strftime("%Y%m%d-%H%M%S"))
         return Path(run.root) / safe_stem(run.system or getattr(self.model, "system", "model")) / safe_stem(name)
 
+    def checkpoint_folder(self, folder: Path) -> Path:
+        """Where the run in `folder` keeps its checkpoints, by the same settings that `Checkpoints` reads."""
+        root = self._get(self.config, "trainer", default={}).get("default_root_dir") or folder
+        return Path(self._get(self.config, "checkpoints", default={}).get("dirpath") or Path(root) / "checkpoints")
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         folder = self.run_folder = self.folder()
-        self._choose_checkpoint(folder)
+        self._choose_checkpoint(self.checkpoint_folder(folder))
         trainer = self._get(self.config_init, "trainer", default={})
         if trainer.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(folder)
@@ -144,18 +149,22 @@ class Session(LightningCLI):
             raise ConfigError(f"the Trainer does not take these settings: {error}") from error
 
     def _choose_checkpoint(self, folder: Path) -> None:
-        """Put the checkpoint to continue from into the arguments of fit, validate, test or predict."""
+        """Put the checkpoint to continue from into the arguments of fit, validate or test."""
         arguments = self.config_init[self.subcommand]
-        given, last = arguments.get("ckpt_path"), folder / "checkpoints" / LAST
+        given, last = arguments.get("ckpt_path"), folder / LAST
+        resumes = self.subcommand == "fit" and self._value("resume")
+        if resumes and given is not None:
+            raise UsageError(f"--resume continues from {last}, --ckpt_path from {given}; give one of them")
         if given in ("last", "best"):
             given = str(last if given == "last" else best_checkpoint(last))
-        if self._value("resume"):
+        if resumes:
             if not last.is_file():
                 raise CheckpointError(f"nothing to resume: {last} does not exist; start the run without --resume")
             given = str(last)
-        elif self.subcommand == "fit" and last.is_file() and given is None:
+        elif self.subcommand == "fit" and last.is_file() and (given is None or Path(given).parent != folder):
             raise UsageError(
-                f"the run folder {folder} already holds a run; continue it with --resume, or choose another --run.name"
+                f"the folder {folder} already holds the checkpoints of a run; continue it with --resume, or choose "
+                "another --run.name"
             )
         elif self.subcommand != "fit" and given is None:
             raise UsageError("give --ckpt_path FILE.ckpt, or --run.name NAME with --ckpt_path best or last")
@@ -194,7 +203,9 @@ class SaveRunConfig(SaveConfigCallback):
         if self.already_saved or not trainer.is_global_zero:
             return
         target = Path(trainer.default_root_dir) / "config.yaml"
-        text = self.parser.dump(self.config, skip_unset=False)
+        config = self.config.clone()
+        config["resume"], config["ckpt_path"] = False, None  # how this session began is not what the run is
+        text = self.parser.dump(config, skip_unset=False)
         if target.is_file():
             changes = config_changes(yaml.safe_load(target.read_text()), yaml.safe_load(text))
             if changes:

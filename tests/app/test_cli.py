@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "gradio", "pytorch_lightning", "numpy", "rich", "av", "soundfile", "transformers", "matplotlib")
 OWN_HELP = [
     [], ["app"], ["speak"], ["batch"], ["batch", "speech"], ["doctor"], ["bench"], ["fit"], ["validate"], ["test"],
-    ["predict"], ["export"], ["models"], ["pull"], ["convert"],
+    ["export"], ["models"], ["pull"], ["convert"],
 ]  # fmt: skip
 
 

@@ -280,3 +280,83 @@ def test_signals_save_and_give_their_exit_code(tmp_path, number, code):
         process.kill()
     assert process.returncode == code and "Traceback" not in said, said
     assert last.stat().st_mtime_ns > changed
+
+
+def test_changed_optimizer_settings_hold_in_the_resumed_run(tmp_path):
+    slow = "--model.optimizer.learning_rate=1e-4"
+    common = ("--model.optimizer.schedule", "constant")
+    assert fit(tmp_path, "--trainer.max_steps", "3", *common) == 0
+    changed = (slow, "--model.optimizer.weight_decay=0.3", "--model.optimizer.betas=[0.5,0.6]")
+    assert fit(tmp_path, "--resume", *common, *changed) == 0
+    from models.checkpointing import read_checkpoint
+
+    state = read_checkpoint(tmp_path / "runs" / "toy" / "a" / "checkpoints" / "last.ckpt")
+    groups = state["optimizer_states"][0]["param_groups"]
+    assert {group["lr"] for group in groups} == {1e-4}
+    assert max(group["weight_decay"] for group in groups) == 0.3 and {group["betas"] for group in groups} == {
+        (0.5, 0.6)
+    }
+    assert state["lr_schedulers"][0]["base_lrs"] == [1e-4] * len(groups) and state["global_step"] == 6
+
+
+def test_a_resumed_run_can_be_tested_by_its_best_checkpoint(tmp_path, monkeypatch):
+    assert fit(tmp_path, "--trainer.max_steps", "3") == 0
+    assert fit(tmp_path, "--resume") == 0
+    run = tmp_path / "runs" / "toy" / "a"
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["resume"] is False and saved["ckpt_path"] is None
+    taken = []
+    monkeypatch.setattr(
+        "app.training.session.read_checkpoint", lambda path: taken.append(Path(path).name) or read(path)
+    )
+    from models.checkpointing import read_checkpoint as read
+
+    old = {**saved, "resume": True}  # as earlier versions wrote it
+    (run / "config.yaml").write_text(yaml.safe_dump(old))
+    given = ["--config", str(run / "config.yaml"), "--run.root", str(tmp_path / "runs"), "--run.name", "a"]
+    assert run_training("validate", [*given, "--ckpt_path", "best"]) == 0
+    assert taken[-1].startswith("best-step=")
+
+
+def test_a_run_goes_on_from_one_checkpoint_only(tmp_path, capsys):
+    assert fit(tmp_path, "--trainer.max_steps", "3") == 0
+    last = tmp_path / "runs" / "toy" / "a" / "checkpoints" / "last.ckpt"
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(last.read_bytes())
+    assert fit(tmp_path, "--resume", "--ckpt_path", str(other)) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert fit(tmp_path, "--ckpt_path", str(other)) == 2  # it would overwrite what the folder holds
+    assert "already holds" in capsys.readouterr().err
+
+
+def test_a_run_from_a_checkpoint_of_another_does_not_rank_by_its_files(tmp_path):
+    from models.checkpointing import Checkpoints, read_checkpoint
+
+    assert fit(tmp_path) == 0
+    first = tmp_path / "runs" / "toy" / "a" / "checkpoints"
+    assert fit(tmp_path, "--run.name", "b", "--ckpt_path", str(first / "last.ckpt"), "--trainer.max_steps", "9") == 0
+    second = tmp_path / "runs" / "toy" / "b" / "checkpoints"
+    best = read_checkpoint(second / "last.ckpt")["callbacks"][Checkpoints.STATE_KEY]["best"]
+    assert best and all((second / name).is_file() for name in best)
+
+
+@pytest.mark.parametrize("key", ["--checkpoints.dirpath", "--trainer.default_root_dir"])
+def test_checkpoints_kept_elsewhere_are_guarded_and_resumed_too(tmp_path, capsys, key):
+    where = (key, str(tmp_path / "elsewhere"))
+    assert fit(tmp_path, *where, "--trainer.max_steps", "3") == 0
+    assert fit(tmp_path, *where) == 2
+    assert "already holds" in capsys.readouterr().err
+    assert fit(tmp_path, *where, "--resume") == 0
+
+
+def test_an_average_that_was_turned_off_is_not_exported(tmp_path):
+    import torch
+
+    from models.checkpointing import read_checkpoint
+    from models.ema import averaged_state
+
+    assert fit(tmp_path, "--trainer.max_steps", "3") == 0
+    assert fit(tmp_path, "--resume", "--ema.enabled", "false") == 0
+    state = read_checkpoint(tmp_path / "runs" / "toy" / "a" / "checkpoints" / "last.ckpt")
+    averaged = averaged_state(state)
+    assert all(torch.equal(averaged[name], value) for name, value in state["state_dict"].items())

@@ -28,6 +28,14 @@ def make_trainer(folder: Path, *callbacks: pl.Callback, **options) -> pl.Trainer
     )
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():  # Lightning ignores Ctrl-C while it shuts down
+        signal.signal(number, handler)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
@@ -188,12 +196,62 @@ def test_a_signal_stops_after_the_batch_in_work_and_saves(tmp_path, number, stop
             if trainer.global_step == 4:
                 os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(stop):
         make_trainer(tmp_path, Send(), Checkpoints(), max_steps=9).fit(ToyTask(), datamodule=ToyData())
-    signal.signal(signal.SIGINT, before[0])  # Lightning ignores Ctrl-C while it shuts down
-    assert signal.getsignal(signal.SIGTERM) == before[1]
+    assert signal.getsignal(signal.SIGTERM) == before
     assert read_checkpoint(tmp_path / "checkpoints" / LAST)["global_step"] == 5
+
+
+class AsksToStop(pl.Callback):
+    """Sends SIGTERM at the start of a batch, counted from 0, and keeps how many validations ran."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.validations = batch, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self.validations += not trainer.sanity_checking
+
+
+def stopped(folder: Path, batch: int, **options) -> AsksToStop:
+    asks = AsksToStop(batch)
+    with pytest.raises(SystemExit):
+        make_trainer(folder, asks, Checkpoints(), max_steps=9, **options).fit(ToyTask(), datamodule=ToyData())
+    return asks
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(4, 2), (5, 2)])
+def test_a_signal_in_an_accumulation_waits_for_its_step(tmp_path, batch, steps):
+    """Batches 3 to 5 make the second step; its gradient is in no checkpoint before."""
+    stopped(tmp_path, batch, accumulate_grad_batches=3)
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / LAST)
+    assert checkpoint["global_step"] == steps
+    assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 3 * steps
+
+
+def test_a_signal_before_a_validation_waits_for_it(tmp_path):
+    asks = stopped(tmp_path, 2, val_check_interval=3)
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / LAST)
+    assert asks.validations == 1 and checkpoint["global_step"] == 3
+    assert list(checkpoint["callbacks"][Checkpoints.STATE_KEY]["best"]) == ["best-step=3.ckpt"]
+    assert (tmp_path / "checkpoints" / "best-step=3.ckpt").is_file()
+
+
+def test_a_second_signal_in_that_validation_loses_no_step(tmp_path):
+    class Interrupts(pl.Callback):
+        def on_validation_start(self, trainer, pl_module) -> None:
+            assert read_checkpoint(tmp_path / "checkpoints" / LAST)["global_step"] == 3
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit):
+        make_trainer(
+            tmp_path, AsksToStop(2), Interrupts(), Checkpoints(), max_steps=9, val_check_interval=3
+        ).fit(ToyTask(), datamodule=ToyData())  # fmt: skip
+    assert read_checkpoint(tmp_path / "checkpoints" / LAST)["global_step"] == 3
 
 
 @pytest.mark.parametrize("wrong", [{"every_steps": -1}, {"keep_best": -1}, {"every_minutes": -1.0}])
