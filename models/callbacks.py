@@ -63,12 +63,12 @@ def seed_all(seed: int) -> None:
 class Throughput(Callback):
     """Logs items and batches per second and the share of time spent waiting for data."""
 
-    def __init__(self, every_steps: int = 20) -> None:
+    def __init__(self, every_batches: int = 20) -> None:
         """
         Args:
-            every_steps: Optimizer steps over which a value is averaged.
+            every_batches: Batches over which a value is averaged.
         """
-        self.every_steps = max(1, every_steps)
+        self.every_batches = max(1, every_batches)
         self._items = self._batches = 0
         self._since = self._ended = time.monotonic()
         self._waited = 0.0
@@ -86,7 +86,7 @@ class Throughput(Callback):
         chooser = getattr(pl_module, "batch_items", None)
         self._items += (chooser(batch) or 0) if chooser is not None else 0
         self._batches += 1
-        if self._batches < self.every_steps:
+        if self._batches < self.every_batches:
             return
         seconds = max(now - self._since, 1e-9)
         pl_module.log("speed/batches_per_s", self._batches / seconds, batch_size=1)

@@ -138,7 +138,9 @@ class SetTokenizerTask(GenerativeModule):
         squared, absolute = functional.mse_loss(made, images), functional.l1_loss(made, images)
         terms = {"squared": squared, "absolute": absolute, "commitment": commitment}
         one, two, three, four, _ = self.weights
-        loss = one * squared + two * absolute + (0.0 if frozen else four * commitment)
+        loss = one * squared + two * absolute
+        if stage == "train" and not frozen:  # held-out losses of all parts of the run must be comparable
+            loss = loss + four * commitment
         if self.features is not None:
             terms["perceptual"] = perceptual_distance(self.features, made, images)
             loss = loss + three * terms["perceptual"]
@@ -151,9 +153,12 @@ class SetTokenizerTask(GenerativeModule):
         return not self.started and self._trainer is not None and self.done < self.continuous_until
 
     def _quantised(self, vectors: Tensor, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Codes [B, M, D] of vectors and their commitment, counted in `uses`; early in the run the unit vectors."""
+        """Codes [B, M, D] of vectors and their commitment, counted in `uses`; early in training the unit vectors.
+
+        Held-out pictures always go through the codes: else checkpoints from before there were any would rank best.
+        """
         book = self.tokenizer.quantize
-        if self.is_continuous:
+        if stage == "train" and self.is_continuous:
             unit = functional.normalize(vectors.float(), dim=-1)
             return unit, torch.zeros((), device=unit.device)
         if stage == "train" and not self.started:

@@ -47,7 +47,8 @@ class VideoAnswerTask(GenerativeModule):
         """
         Args:
             width: Width of the tokens, that of the encoder.
-            answerer: Sizes of the answerer; empty word and answer lists are taken from the data.
+            width: Width D of the tokens.
+            answerer: Sizes of the answerer, with its words and answers in the order of the data's ids.
             block: The block; kind none adds the place of each token instead (for baselines).
             kinds: Names of the questions of a clip, for the log.
             encoder: Folder of the encoder that made the tokens, for the exported folder; null asks the data module.

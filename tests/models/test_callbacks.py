@@ -89,7 +89,7 @@ def test_negative_intervals_are_refused():
 
 
 def test_throughput_is_logged(tmp_path):
-    trainer = make_trainer(tmp_path, Throughput(every_steps=2), max_steps=4, limit_val_batches=0, logger=False)
+    trainer = make_trainer(tmp_path, Throughput(every_batches=2), max_steps=4, limit_val_batches=0, logger=False)
     trainer.fit(ToyTask(), datamodule=ToyData())
     metrics = trainer.callback_metrics
     assert metrics["speed/items_per_s"] == pytest.approx(4 * float(metrics["speed/batches_per_s"]), rel=1e-3)

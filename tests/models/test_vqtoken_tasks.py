@@ -123,7 +123,7 @@ def test_only_a_task_with_a_block_writes_a_folder(tmp_path):
 def test_data_that_is_clustered_otherwise_is_refused():
     small = AnswererConfig(width=16, heads=2, latents=2, layers=1, words=("a",), answers=("b",))
     task = VideoAnswerTask(width=16, answerer=small, block=BlockConfig(heads=2, clustering="k_center"))
-    task.trainer = SimpleNamespace(datamodule=VideoQuestions(clustering="kmeans"))
+    task.trainer = SimpleNamespace(datamodule=VideoQuestions(clustering="kmeans"), optimizers=[])
     with pytest.raises(ConfigError, match=r"data.clustering and model.block.clustering"):
         task.on_fit_start()
     with pytest.raises(ConfigError, match="kmeans, k_center"):

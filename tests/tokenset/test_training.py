@@ -108,7 +108,7 @@ def test_labels_that_differ_from_the_data_are_refused(tmp_path, pipeline):
     for style, fits in ((("flat", "outline"), True), (("outline", "flat"), False)):
         network = CountNetworkConfig(codes=32, tokens=8, width=16, depth=1, heads=2, labels={"style": style})
         task = TokenSetTask(network, folder)
-        task._trainer = SimpleNamespace(datamodule=data)
+        task._trainer = SimpleNamespace(datamodule=data, optimizers=[])
         if fits:
             task.on_fit_start()
             continue
@@ -212,6 +212,26 @@ def test_the_first_part_of_a_run_passes_vectors_through_and_keeps_the_codes(monk
     assert float(task.losses({"image": images}, 0, "train")["commitment"]) > 0.0
     assert task.started and task.uses.sum() == 8 * 4
     assert not torch.equal(task.tokenizer.quantize.embedding.weight, before)
+
+
+def test_held_out_losses_of_all_parts_of_a_run_are_comparable(monkeypatch):
+    """The same weights give the same value wherever the run stands, and it is that of the codes."""
+    task = tiny_task(continuous_until=0.5, adversarial_from=0.7)
+    share = {"done": 0.1}
+    monkeypatch.setattr(SetTokenizerTask, "done", property(lambda self: share["done"]))
+    task._trainer = object()
+    task.tokenizer.eval()
+    images = torch.rand(8, 3, 16, 16)
+    found = []
+    for done in (0.1, 0.6, 0.9):
+        share["done"] = done
+        found.append(float(task.losses({"image": images}, 0, "val")["loss"]))
+        task.started = done > 0.1
+    assert found[0] == found[1] == found[2]
+    size = list(task.size_shares)[0]
+    made = task.tokenizer.decode_codes(task.tokenizer.quantize(task.tokenizer.vectors(images, size)).codes)
+    wanted = (made - images).square().mean() + 0.5 * (made - images).abs().mean()
+    assert found[0] == pytest.approx(float(wanted), rel=1e-5)
 
 
 def test_a_checkpoint_keeps_the_moving_averages():
