@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genmm.core.errors import ConfigError, GenmmError
-from genmm.losses.patches import PatchJudge, fooling_loss, judging_loss
+from genmm.losses.adversarial import discriminator_hinge_loss, generator_hinge_loss
+from genmm.losses.patches import PatchJudge
 from genmm.metrics.image_features import load_features, perceptual_distance
 from genmm.quantizers.codebook import Usage
 from genmm.systems.tokenset.checkpoint import load_tokenizer, save_tokenizer
@@ -201,7 +202,7 @@ class SetTokenizerTask(GenerativeModule):
         if self.done >= self.adversarial_from and self.weights[-1]:
             self._train_judge(images, made, judge_optimizer.optimizer, terms)
             self.judge.requires_grad_(False)
-            terms["fooling"] = fooling_loss(self.judge(made))
+            terms["fooling"] = generator_hinge_loss([self.judge(made)])
             self.judge.requires_grad_(True)
             loss = loss + self.weights[-1] * terms["fooling"]
         optimizer.zero_grad()
@@ -216,7 +217,7 @@ class SetTokenizerTask(GenerativeModule):
     def _train_judge(
         self, images: Tensor, made: Tensor, optimizer: torch.optim.Optimizer, terms: dict[str, Tensor]
     ) -> None:
-        terms["judging"] = judging_loss(self.judge(images), self.judge(made.detach()))
+        terms["judging"] = discriminator_hinge_loss([self.judge(images)], [self.judge(made.detach())])
         optimizer.zero_grad()
         self.manual_backward(terms["judging"])
         optimizer.step()

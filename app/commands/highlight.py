@@ -174,6 +174,7 @@ def _with_segments(result: HighlightResult, recipe: dict[str, Any]) -> Highlight
 def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisplay) -> list[Path]:
     """Write everything that was asked for; the reel comes last, so that a failing one loses nothing else."""
     from genmm.core.events import Progress
+    from genmm.media.reel import REEL_SIDE
 
     writers = {
         "json": result.save_json,
@@ -191,7 +192,7 @@ def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisp
         reel = result.render(
             args.output,
             mode="copy" if args.copy else "encode",
-            max_side=args.max_side or 1280,
+            max_side=args.max_side or REEL_SIDE,
             on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "cutting the reel")),
         )
         written.insert(0, reel)

@@ -1,4 +1,4 @@
-"""A small judge of picture patches, and the hinge losses of training against it.
+"""A small judge of picture patches; its hinge losses are those of `genmm.losses.adversarial`.
 
 Source: the patch discriminator of pix2pix (arXiv 1611.07004), with spectral norm instead of batch norm.
 Letters: B batch, H height = width.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["PatchJudge", "fooling_loss", "judging_loss"]
+__all__ = ["PatchJudge"]
 
 
 class PatchJudge(nn.Module):
@@ -29,13 +29,3 @@ class PatchJudge(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.layers(pictures)
-
-
-def judging_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the judge from its logits for real and made pictures."""
-    return (1.0 - real).clamp_min(0.0).mean() + (1.0 + made).clamp_min(0.0).mean()
-
-
-def fooling_loss(made: Tensor) -> Tensor:
-    """What the maker of pictures minimises."""
-    return -made.mean()

@@ -28,12 +28,14 @@ from genmm.media.tags import pack_tags
 from genmm.media.video import SEEK_FROM_S, iter_frames
 from genmm.media.video_write import write_video
 
-__all__ = ["FADE_S", "REEL_RATE", "copy_reel", "sound_between", "write_reel"]
+__all__ = ["FADE_S", "REEL_RATE", "REEL_SIDE", "copy_reel", "sound_between", "write_reel"]
 
 FADE_S = 0.01
 """The sound of every part is faded in and out over this time, so that joints do not click."""
 REEL_RATE = 48_000
 """Sample rate of a reel's sound."""
+REEL_SIDE = 1280
+"""Longest side of a reel in pixels, where none is asked for."""
 MAX_REEL_S = 1800.0
 """Longest reel, in seconds; its sound is held in memory."""
 COPYABLE = {"h264", "hevc", "aac", "mp3"}
@@ -45,7 +47,7 @@ def write_reel(
     source: MediaInput,
     spans: Sequence[Span],
     *,
-    max_side: int | None = 1280,
+    max_side: int | None = REEL_SIDE,
     fps: float | None = None,
     crf: int = 21,
     preset: str = "veryfast",

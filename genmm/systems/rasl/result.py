@@ -28,7 +28,7 @@ from genmm.media.edit_lists import (
     frames_of,
     spans_csv,
 )
-from genmm.media.reel import copy_reel, write_reel
+from genmm.media.reel import REEL_SIDE, copy_reel, write_reel
 from genmm.media.reel_pictures import write_contact_sheet, write_thumbnails
 from genmm.media.source import MediaInput
 from genmm.systems.rasl.segments import Segment, mean_score
@@ -205,7 +205,7 @@ class HighlightResult(Result):
         path: str | os.PathLike[str],
         *,
         mode: Literal["encode", "copy"] = "encode",
-        max_side: int | None = 1280,
+        max_side: int | None = REEL_SIDE,
         crf: int = 21,
         cancel: CancelToken | None = None,
         on_progress: Callable[[float], None] | None = None,
