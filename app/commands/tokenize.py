@@ -80,8 +80,13 @@ def run(args: argparse.Namespace) -> int:
         made = pipeline.tokenize(checked_video(args.video), **_options(args, recipe), on_event=show)
         paths = made.save(output)
         if args.overlay:
-            show(Progress(len(made.times_s), None, "frames", "drawing the map"))
-            paths = (*paths, made.save_overlay(args.video, args.overlay))
+            total = max(1, round(made.seconds))
+            film = made.save_overlay(
+                args.video,
+                args.overlay,
+                on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "drawing the map")),
+            )
+            paths = (*paths, film)
     _tell(made, paths, args.json)
     return 0
 

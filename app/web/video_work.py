@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.web.pool import ModelPool
 from genmm.core.errors import GenerationError, UsageError
-from genmm.core.events import CancelToken, Event, Finished, Progress
+from genmm.core.events import CancelToken, Event, Finished, Progress, reported
 from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
 from genmm.media.image import write_image
@@ -136,7 +136,6 @@ def tokenize_events(
         if made is None:
             raise GenerationError("the model ended without a result; please report it")
         token.check()
-        yield Progress(0, None, "", "Drawing the map over the video")
         folder = new_folder()
         try:
             yield from _write(form, pipeline, made, folder, token)
@@ -156,7 +155,7 @@ def _write(
     stem = safe_stem(title, max_chars=40)
     file, recipe = made.save(folder / f"{stem}.safetensors")
     code, _ = made.save(folder / f"{stem}.gmvq")
-    film = made.save_overlay(form.video, folder / f"{stem}_map.mp4", limits=pipeline.limits, cancel=token)
+    film = yield from _film(form, made, folder / f"{stem}_map.mp4", pipeline.limits, token)
     token.check()
     picture = made.save_overlay(form.video, folder / f"{stem}_map.png", limits=pipeline.limits)
     yield Progress(0, None, "", "Indexing moments")
@@ -164,6 +163,19 @@ def _write(
     index.add(pipeline, form.video, moment_s=_moment_s(made), cancel=token)
     thumbnail = _thumbnail(picture, folder / f"{stem}_small.png")
     yield Finished(Seen(form, made, film, picture, thumbnail, file, code, recipe, index.folder, title))
+
+
+def _film(form: VideoForm, made: TokenizedVideo, path: Path, limits: Limits, token: CancelToken) -> Iterator[Event]:
+    """Draw the map over the video in pieces of progress; gives back the path."""
+    total = max(1, round(made.seconds))
+
+    def draw(say: Callable[[Progress], None]) -> Path:
+        def drawn(seconds: float) -> None:
+            say(Progress(min(total, int(seconds)), total, "seconds", "Drawing the map over the video"))
+
+        return made.save_overlay(form.video, path, limits=limits, cancel=token, on_progress=drawn)
+
+    return (yield from reported(draw, token))
 
 
 def _moment_s(made: TokenizedVideo) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["CancelToken", "Event", "Finished", "PartialAudio", "Progress", "drain"]
+__all__ = ["CancelToken", "Event", "Finished", "PartialAudio", "Progress", "drain", "reported"]
 
 R = TypeVar("R")
 
@@ -102,3 +103,38 @@ def drain(events: Iterable[Event], on_event: Callable[[Event], None] | None = No
         if close is not None:
             close()
     raise GenerationError("the work ended without a result; this is a fault in the pipeline, please report it")
+
+
+def reported(work: Callable[[Callable[[Progress], None]], R], cancel: CancelToken) -> Generator[Progress, None, R]:
+    """Work that tells its progress through a callback, as a stream: `result = yield from reported(work, cancel)`.
+
+    The work runs in a thread of its own and must heed `cancel`: whoever leaves the stream early asks it to stop and
+    waits until it has. Raises: what the work raises.
+    """
+    said: queue.SimpleQueue[Progress | _Ended[R]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            said.put(_Ended(result=work(said.put)))
+        except BaseException as error:  # it is raised where the stream is read
+            said.put(_Ended(error=error))
+
+    thread = threading.Thread(target=run, name="genmm-reported", daemon=True)
+    thread.start()
+    event: Progress | _Ended[R] | None = None
+    try:
+        while not isinstance(event := said.get(), _Ended):
+            yield event
+    finally:
+        if not isinstance(event, _Ended):
+            cancel.cancel()
+        thread.join()
+    if event.error is not None:
+        raise event.error
+    return event.result
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[R]):
+    result: R | None = None
+    error: BaseException | None = None

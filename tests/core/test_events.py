@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genmm.core.errors import Cancelled, GenerationError
-from genmm.core.events import CancelToken, Finished, PartialAudio, Progress, drain
+from genmm.core.events import CancelToken, Finished, PartialAudio, Progress, drain, reported
 
 
 def test_drain_hands_on_every_event_and_gives_the_result():
@@ -93,3 +93,41 @@ def test_a_fresh_token_lets_work_go_on():
     token.check()
     assert not token.cancelled
     assert not token.wait(0.001)
+
+
+def test_reported_work_is_a_stream_with_a_result():
+    def work(say):
+        for done in range(3):
+            say(Progress(done, 3))
+        return "made"
+
+    def events():
+        seen.append((yield from reported(work, CancelToken())))
+
+    seen: list[str] = []
+    assert [event.done for event in events()] == [0, 1, 2] and seen == ["made"]
+
+
+def test_reported_work_raises_where_it_is_read():
+    def work(say):
+        say(Progress(1))
+        raise ValueError("broken")
+
+    stream = reported(work, CancelToken())
+    assert next(stream).done == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(stream)
+
+
+def test_leaving_reported_work_stops_it_and_waits_for_its_end():
+    token, ended = CancelToken(), []
+
+    def work(say):
+        say(Progress(1))
+        token.wait(30)
+        ended.append(token.cancelled)
+
+    stream = reported(work, token)
+    next(stream)
+    stream.close()
+    assert ended == [True]

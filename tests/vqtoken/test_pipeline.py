@@ -164,7 +164,9 @@ def test_files_and_recipe(pipeline, clip, tmp_path):
 
 def test_the_overlay_is_a_video_of_the_same_length(pipeline, clip, tmp_path):
     made = pipeline.tokenize(clip, tokens=5)
-    shown = read_video(made.save_overlay(clip, tmp_path / "map.mp4"), sound=False)
+    heard = []
+    shown = read_video(made.save_overlay(clip, tmp_path / "map.mp4", on_progress=heard.append), sound=False)
+    assert heard == sorted(heard) and heard[0] == 0.0 and 0.8 <= heard[-1] < 1.6
     assert shown.seconds == pytest.approx(1.5, abs=0.15) and shown.frames.shape[1:3] == (64, 96)
     plain = read_video(clip, fps=12, sound=False)
     assert np.abs(shown.frames[0].astype(int) - plain.frames[0]).mean() > 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,9 +115,11 @@ class TokenizedVideo(Result):
         strength: float = 0.45,
         limits: Limits = LONG_FOOTAGE,
         cancel: CancelToken | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Path:
         """Write the part that was tokenized with its map drawn over it as .mp4 (or its middle as .png or .jpg).
 
+        `on_progress` hears the seconds that are drawn.
         Raises: Cancelled within one frame after `cancel` was asked to; nothing is left then.
         """
         path = Path(path)
@@ -127,7 +129,7 @@ class TokenizedVideo(Result):
         begin = float(self.times_s[0])
         span = {"start_s": begin, "end_s": begin + self.seconds + 1e-3}
         with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, limits=limits, **span) as reader:
-            pairs = _timed(reader, cancel or CancelToken())
+            pairs = _timed(reader, cancel or CancelToken(), lambda time_s: on_progress and on_progress(time_s - begin))
             return write_video(path, overlay(pairs, self.map, self.times_s, strength=strength), fps, crf=23)
 
     def picture(
@@ -150,9 +152,13 @@ class TokenizedVideo(Result):
         return overlay_frame(frame.image, smoothed(self.map[row]), strength=strength)
 
 
-def _timed(reader: Iterable[Any], cancel: CancelToken) -> Iterator[tuple[float, np.ndarray]]:
-    for frame in reader:
+def _timed(
+    reader: Iterable[Any], cancel: CancelToken, on_time: Callable[[float], Any]
+) -> Iterator[tuple[float, np.ndarray]]:
+    for number, frame in enumerate(reader):
         cancel.check()
+        if number % 10 == 0:
+            on_time(frame.time_s)
         yield frame.time_s, frame.image
 
 

@@ -12,7 +12,7 @@ from app.web.highlights_view import clock, curve_html, spans_of, table_rows
 from app.web.highlights_work import HEURISTIC, HighlightForm, check_form, cut_events, find_events, rescored
 from app.web.pool import ModelPool
 from genmm.core.errors import Cancelled, UsageError
-from genmm.core.events import CancelToken, Finished, drain
+from genmm.core.events import CancelToken, Finished, Progress, drain
 from genmm.core.limits import DEFAULT_LIMITS
 from genmm.media.video import probe
 from genmm.systems.rasl.result import read_highlights
@@ -53,7 +53,10 @@ def run(work):
 
 def test_one_run_makes_all_files(video, folders):
     form = HighlightForm(video=str(video), settings={"seconds": 4.0})
-    found = run(find_events(form, ModelPool(device="cpu"), folders, DEFAULT_LIMITS))
+    told = []
+    found = drain(find_events(form, ModelPool(device="cpu"), folders, DEFAULT_LIMITS)(CancelToken()), told.append)
+    cutting = [event for event in told if isinstance(event, Progress) and "Cutting" in event.message]
+    assert len(cutting) > 1 and all(event.done <= event.total == round(found.result.seconds) for event in cutting)
     assert found.reel.is_file() and found.sheet.is_file()
     assert len(found.thumbnails) == len(found.result.segments)
     assert {path.suffix for path in found.documents.values()} == {".json", ".csv", ".edl", ".txt", ".vtt"}

@@ -15,7 +15,7 @@ from app.web.video_work import VideoForm, question_events, tokenize_events
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from datamodules.video_qa import ANSWERS, WORDS
 from genmm.core.errors import Cancelled, UsageError
-from genmm.core.events import CancelToken, drain
+from genmm.core.events import CancelToken, Progress, drain
 from genmm.core.limits import Limits
 from genmm.media.video import read_video, write_video
 from genmm.nn.vit import VisionConfig
@@ -117,7 +117,10 @@ def counted(monkeypatch) -> list[int]:
 def test_a_question_is_read_before_the_video_and_the_video_once(video_model, film, tmp_path, monkeypatch):
     pool = ModelPool(first=str(video_model), device="cpu")
     form = VideoForm(video=str(film), tokens=6)
-    seen = drain(tokenize_events(form, pool, lambda: tmp_path, Limits())(CancelToken()))
+    told = []
+    seen = drain(tokenize_events(form, pool, lambda: tmp_path, Limits())(CancelToken()), told.append)
+    drawing = [event for event in told if isinstance(event, Progress) and "Drawing" in event.message]
+    assert drawing and {event.total for event in drawing} == {max(1, round(seen.made.seconds))}
     budgets = counted(monkeypatch)
 
     def ask(question: str, token: CancelToken | None = None):
