@@ -102,7 +102,12 @@ class CodecTask(GenerativeModule):
         for optimizer, peaks in zip(optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * warm * fall
+        self._statistics = [buffer.clone() for buffer in self._latent_statistics()]
         return optimizers
+
+    def _latent_statistics(self) -> list[Tensor]:
+        standardise = getattr(self.codec, "standardise", None)
+        return [] if standardise is None else list(standardise.buffers())
 
     @property
     def is_adversarial(self) -> bool:
@@ -134,6 +139,9 @@ class CodecTask(GenerativeModule):
         if self.check_gradients(optimizer):
             nn.utils.clip_grad_norm_(self.codec.parameters(), self.CLIP)
             optimizer.step()
+        else:  # what the gradient could not bear has reached the statistics of the latents already
+            for buffer, before in zip(self._latent_statistics(), self._statistics, strict=True):
+                buffer.copy_(before)
         self.step_count += 1
         self.log_terms(terms, "train", len(batch))
         if int(self.step_count) >= self.total_steps:
