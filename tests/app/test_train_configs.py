@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import yaml
 import genmm
 from app.train import run_training
 from datamodules.spoken_letters import byte_tokenizer, untrained_codec
+from genmm.systems.sled.codec import SpeechCodec
 from genmm.systems.sled.config import SledConfig
 from genmm.systems.sled.network import SledNetwork
 
@@ -97,3 +99,22 @@ def test_paper_runs_on_a_manifest(tmp_path, streaming):
         assert run_training("fit", [*more, *quiet(2)]) == 0
         exported = json.loads((tmp_path / "runs" / "sled" / "s" / "export" / "config.json").read_text())
         assert (exported["network"]["stream_n"], exported["network"]["stream_m"]) == (5, 45)
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_the_codec_trains_from_synthetic_speech_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENMM_DATA", str(tmp_path / "no-data"))
+    given = ["--config", str(CONFIGS / "codec_debug.yaml"), "--run.name", "try", "--model.total_steps=4"]
+    given += ["--data.synthetic=6", "--data.train_batches=2", "--trainer.enable_progress_bar=false"]
+    assert run_training("fit", [*given, "--trainer.enable_model_summary=false"]) == 0
+    codec = SpeechCodec.from_folder("runs/speech-codec/try/export")
+    assert codec.decode(codec.encode(torch.zeros(1, 16000))).shape == (1, 16000)
+
+
+@pytest.mark.parametrize("name", ["codec_demo", "codec_demo_decoder"])
+def test_the_codec_configurations_are_understood(name, capsys):
+    given = ["--config", str(CONFIGS / f"{name}.yaml"), "--model.start_from=null", "--print_config"]
+    assert run_training("fit", given) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["class_path"] == "models.audio_codec.SpeechCodecTask"
+    assert shown["data"]["class_path"] == "datamodules.speech_waveforms.SpeechWaveformData"
