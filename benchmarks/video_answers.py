@@ -444,9 +444,11 @@ class Team:
     def __init__(self, models: list[nn.Module], *, compiled: bool = False) -> None:
         self.one, self.count = models[0], len(models)
         self.weights, _ = torch.func.stack_module_state(models)
-        # A single network is called as it is: what is random in it or depends on values cannot be mapped over.
-        run = torch.func.vmap(self._call) if self.count > 1 else self._call_only
-        self.run = torch.compile(run, dynamic=False) if compiled else run
+        # A single network is called as it is: what is random in it or depends on values cannot be mapped over, and
+        # compiled it takes as long or longer.
+        self.run = torch.func.vmap(self._call) if self.count > 1 else self._call_only
+        if compiled and self.count > 1:
+            self.run = torch.compile(self.run, dynamic=False)
 
     def _call(self, weights: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(self.one, weights, (batch,))
@@ -456,6 +458,8 @@ class Team:
 
     def scores(self, batches: list[dict[str, Tensor]]) -> Tensor:
         """Scores [N, B, Q, A] of one batch for each network."""
+        if self.count == 1:  # stacking would copy all tokens of a clip
+            return self.run(self.weights, {name: tensor.unsqueeze(0) for name, tensor in batches[0].items()})
         return self.run(self.weights, {name: torch.stack([b[name] for b in batches]) for name in batches[0]})
 
     def member_scores(self, index: int, batch: dict[str, Tensor]) -> Tensor:
