@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from datamodules.sampler import BucketBatchSampler, Pick
@@ -66,7 +67,10 @@ class GenerativeData(pl.LightningDataModule):
 
     @abstractmethod
     def dataset(self, split: str) -> SizedItems | None:
-        """Data of "train", "val" or "test"; None when the data module has no such split. Called once per split."""
+        """Data of "train", "val" or "test"; None when the data module has no such split. Called once per split.
+
+        Test data are disjoint from the others: validation has chosen the checkpoint that is tested.
+        """
 
     @abstractmethod
     def collate(self, items: list[Any]) -> Any:
@@ -95,7 +99,8 @@ class GenerativeData(pl.LightningDataModule):
     def _require(self, split: str) -> SizedItems:
         data = self.dataset(split)
         if data is None:
-            raise ConfigError(f"{type(self).__name__} has no {split} data")
+            instead = "; genmm validate measures on the validation data" if split == "test" else ""
+            raise ConfigError(f"{type(self).__name__} as configured has no {split} data{instead}")
         return data
 
     def _sampler(self, data: SizedItems, *, shuffle: bool) -> BucketBatchSampler:
@@ -121,6 +126,11 @@ class GenerativeData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.seed),  # keeps worker seeds off the global generator
         )
+
+    @property
+    def is_testing(self) -> bool:
+        """Whether the attached trainer reads the test data, and no other."""
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.TESTING
 
     # Position --------------------------------------------------------------------------------------------------
 

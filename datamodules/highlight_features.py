@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.base import GenerativeData
 from datamodules.highlight_tables import rendered_tables
+from datamodules.rendered_video_events import TEST_FAMILIES
 from datamodules.sampler import Pick
 from datamodules.tvsum import read_tvsum
 from genmm.core.errors import ConfigError, DataError, GenmmError
@@ -31,8 +32,8 @@ from genmm.systems.rasl.windows import stack_windows, window_of
 __all__ = ["HighlightFeatures", "HighlightSources", "folder_tables"]
 
 log = logging.getLogger(__name__)
-TEST_SEED_STEP = 1000
-"""Scenes for validation and testing come from seeds this far from those for training."""
+SEED_STEPS = {"train": 0, "val": 1000, "test": 2000}
+"""Split -> how far from the seed of the training the seed of its scenes is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,13 @@ class HighlightSources:
     rendered: int = 0
     """Computed scenes with known highlights."""
     families: tuple[str, ...] = ("A", "B", "C", "D")
-    """Families of the training scenes; validation takes the same, testing E and F."""
+    """Families of the training scenes; validation takes the same, testing always E and F."""
     rendered_validation: int = 16
     """Computed scenes for validation and as many for testing, where there are any for training."""
     rendered_seconds: float | None = None
     """Length of every computed scene, at least 20; null draws 40 to 80."""
     folder: str | None = None
-    """Folder of videos, or of feature tables (.safetensors); every tenth one is for validation."""
+    """Folder of videos, or of feature tables (.safetensors); every tenth one is for validation, none for testing."""
     tvsum: bool = False
     """The TVSum features of the data folder, without their labels."""
     cache: str | None = None
@@ -117,13 +118,14 @@ class HighlightFeatures(GenerativeData):
         self._videos: dict[str, list[Inputs]] = {}
 
     def videos(self, split: str) -> list[Inputs]:
-        """The videos of "train" or "val"; also read by the task, for its statistics."""
+        """The videos of a split; also read by the task, for its statistics."""
         if split not in self._videos:
             self._videos[split] = [network_inputs(table) for table in self._tables(split)]
         return self._videos[split]
 
     def dataset(self, split: str) -> Windows | None:
-        videos = [video for video in self.videos("val" if split == "test" else split) if video.visual is not None]
+        """Windows of a split; None for "test" without computed scenes, and for "val" of TVSum alone."""
+        videos = [video for video in self.videos(split) if video.visual is not None]
         if not videos:
             return None
         repeats = self.repeats if split == "train" else 1
@@ -135,17 +137,18 @@ class HighlightFeatures(GenerativeData):
     def _tables(self, split: str) -> list[FeatureTable]:
         sources, tables = self.sources, []
         if sources.rendered:
-            count = sources.rendered if split == "train" else sources.rendered_validation
-            seed = self.seed if split == "train" else self.seed + TEST_SEED_STEP
-            folder = sources.cache_folder() / "rendered"
             made = rendered_tables(
-                folder, count, families=sources.families, seed=seed, seconds=sources.rendered_seconds
+                sources.cache_folder() / "rendered",
+                sources.rendered if split == "train" else sources.rendered_validation,
+                families=TEST_FAMILIES if split == "test" else sources.families,
+                seed=self.seed + SEED_STEPS[split],
+                seconds=sources.rendered_seconds,
             )
             tables += [item.table for item in made]
-        if sources.folder:
+        if sources.folder and split != "test":
             tables += folder_tables(sources.folder, split, sources.cache_folder())
-        if sources.tvsum:
-            tables += [video.table for video in read_tvsum(data_home() / "tvsum")] if split == "train" else []
+        if sources.tvsum and split == "train":
+            tables += [video.table for video in read_tvsum(data_home() / "tvsum")]
         return tables
 
 

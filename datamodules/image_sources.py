@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.images_drawn import all_shapes, shape_picture
+from datamodules.source_files import file_state
 from genmm.core.errors import ConfigError, DataError
 from genmm.core.files import parse_json
 from genmm.core.seeds import derive_seed
@@ -53,6 +54,8 @@ class PictureEntry:
     """What it shows, "" when nobody says."""
     tags: tuple[str, ...] = ()
     """Further words for it."""
+    file: Path | None = None
+    """File that holds its pixels, alone or among others; None for a drawn one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ def _emoji(folder: Path, styles: Sequence[str]) -> list[PictureEntry]:
                 labels={"style": row["style"], "group": row["group"], "subgroup": row["subgroup"]},
                 caption=row["name"],
                 tags=tuple(tag.strip() for tag in row["tags"].split(",") if tag.strip()),
+                file=archive,
             )
         )
     return entries
@@ -144,10 +148,11 @@ def _sign_digits(folder: Path) -> list[PictureEntry]:
     if not archive.is_file():
         raise DataError(f"{archive} is missing: photographs of hand signs as CLASS/name.jpg; set GENMM_DATA")
     names = sorted(name for name in zipfile.ZipFile(archive).namelist() if name.lower().endswith(SUFFIXES))
-    return [
-        PictureEntry(name, _split_of(name), partial(_from_zip, archive, name), {"class": name.split("/")[0]})
-        for name in names
-    ]
+    entries = []
+    for name in names:
+        read, labels = partial(_from_zip, archive, name), {"class": name.split("/")[0]}
+        entries.append(PictureEntry(name, _split_of(name), read, labels, file=archive))
+    return entries
 
 
 def _folder(folder: Path) -> list[PictureEntry]:
@@ -165,7 +170,8 @@ def _folder(folder: Path) -> list[PictureEntry]:
         label = row.get("label", row.get("class", parts[0] if parts else None))
         caption = str(row.get("text") or row.get("caption") or "")
         labels = {} if label is None else {"class": str(label)}
-        entries.append(PictureEntry(name, split or _split_of(name), partial(read_image, path), labels, caption))
+        read = partial(read_image, path)
+        entries.append(PictureEntry(name, split or _split_of(name), read, labels, caption, file=path))
     return entries
 
 
@@ -219,7 +225,7 @@ def _shard(shard: Path) -> Iterator[PictureEntry]:
         caption = str(row.get("txt") or more.get("text") or more.get("caption") or "")
         labels = {} if label is None else {"class": str(label)}
         key = f"{shard.name}/{name}"
-        yield PictureEntry(key, _split_of(key), partial(_from_span, shard, offset, size), labels, caption)
+        yield PictureEntry(key, _split_of(key), partial(_from_span, shard, offset, size), labels, caption, file=shard)
 
 
 def _stem_and_suffix(name: str) -> tuple[str, str]:
@@ -230,14 +236,14 @@ def _stem_and_suffix(name: str) -> tuple[str, str]:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(archive: Path, process: int) -> zipfile.ZipFile:
-    """The archive, opened once in every process: reading its directory takes longer than a picture."""
-    del process
+def _opened(archive: Path, process: int, state: str) -> zipfile.ZipFile:
+    """The archive in its present state, opened once in every process: reading its directory outlasts a picture."""
+    del process, state
     return zipfile.ZipFile(archive)
 
 
 def _from_zip(archive: Path, name: str) -> np.ndarray:
-    return read_image(io.BytesIO(_opened(archive, os.getpid()).read(name)))
+    return read_image(io.BytesIO(_opened(archive, os.getpid(), file_state(archive)).read(name)))
 
 
 def _from_span(path: Path, offset: int, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.base import GenerativeData
 from datamodules.image_sources import PictureEntry, PictureSource
 from datamodules.sampler import Pick
+from datamodules.source_files import sources_digest
 from genmm.core.errors import ConfigError
 from genmm.core.files import atomic_path
 from genmm.core.paths import data_home, genmm_home
@@ -27,11 +28,20 @@ class PictureStore:
     """Square pictures of a source at one size: item i is [side, side, 3] uint8."""
 
     def __init__(self, source: PictureSource, side: int) -> None:
-        self.entries, self.side = source.entries(data_home()), side
-        names = hashlib.sha256("\n".join(entry.key for entry in self.entries).encode()).hexdigest()[:12]
-        self.path = genmm_home() / "cache" / "pictures" / f"{source.kind}-{source.fingerprint()}-{names}-{side}.npy"
+        self.source, self.entries, self.side = source, source.entries(data_home()), side
         self._array: np.ndarray | None = None
         self.is_stored = len(self.entries) * side * side <= STORED_PIXELS
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """File of the decoded pictures, named after what decides them: the source, its files, the size."""
+        digest = sources_digest((entry.key, entry.file) for entry in self.entries)
+        name = f"{self.source.kind}-{self.source.fingerprint()}-{digest}-{self.side}.npy"
+        return cache_folder("pictures") / name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped array, which would be copied into every process that is handed this."""
+        return {**self.__dict__, "_array": None}
 
     def build(self) -> None:
         """Decode everything into one file, once."""

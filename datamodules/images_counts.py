@@ -40,8 +40,12 @@ class TokenStore:
         self.mirrored, self.moves = mirrored, MOVES[: 1 + moved]
         self._tokens: np.ndarray | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped array, which would be copied into every process that is handed this."""
+        return {**self.__dict__, "_tokens": None}
+
     def build(self) -> np.ndarray:
-        """The tokens; made and stored when they are not there yet."""
+        """The tokens, mapped from their file; made and stored when they are not there yet."""
         if self._tokens is None:
             versions = f"{int(self.mirrored)}|{len(self.moves)}"
             name = f"{self.pictures.path.stem}|{fingerprint(self.tokenizer)}|{self.size}|{versions}"
@@ -49,7 +53,7 @@ class TokenStore:
             if not path.is_file():
                 with atomic_path(path) as temporary:
                     np.save(temporary, self._encoded(), allow_pickle=False)
-            self._tokens = np.load(path, allow_pickle=False)
+            self._tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         return self._tokens
 
     @torch.no_grad()

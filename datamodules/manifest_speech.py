@@ -20,6 +20,7 @@ from torch import Tensor
 from datamodules.base import GenerativeData
 from datamodules.manifest_index import Cut, ManifestIndex, cache_name, joined_lengths
 from datamodules.sampler import Pick
+from datamodules.source_files import file_state
 from datamodules.speech_batches import SpeechExample, collate_speech
 from genmm.core.checkpoint import fingerprint
 from genmm.core.errors import ConfigError, DataError
@@ -62,15 +63,21 @@ def open_codec(folder: Path) -> Any:
 
 
 class LatentCache:
-    """Latents of cuts on disk, one file each: EnCodec's codes as int16 (1.2 kB a second), others as float16."""
+    """Latents of cuts on disk, one file each: EnCodec's codes as int16 (1.2 kB a second), others as float16.
+
+    A file belongs to the cut as it was encoded: when the manifest gives another place or the recording was replaced,
+    the cut is encoded again into another file. So the recordings have to stay where they are.
+    """
 
     def __init__(self, folder: Path, codec: Any) -> None:
         self.folder, self.codec = folder, codec
         self.as_codes = isinstance(codec, EncodecLatents)
 
     def path(self, cut: Cut) -> Path:
-        """File of a cut."""
-        return self.folder / f"{cache_name(cut.id)}.npy"
+        """File of a cut, named after its id, its place and the state of its recording."""
+        parts = (cut.id, cut.audio.name, file_state(cut.audio), repr(cut.start_s), repr(cut.duration_s))
+        name = "\0".join(parts)
+        return self.folder / f"{cache_name(name)}.npy"
 
     def get(self, cut: Cut) -> Tensor:
         """Latents [T, D] float32 of a cut; encodes and keeps them when they are not there yet."""

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 from datamodules.rendered_music import MusicRenderer
 from datamodules.rendered_music_sounds import SoundBank
 from datamodules.rendered_music_synthesis import RATE
+from datamodules.source_files import sources_digest
 from genmm.core.errors import ConfigError, DataError
 from genmm.core.files import write_json
 from genmm.core.paths import data_home
@@ -27,6 +28,8 @@ from genmm.systems.melodyflow.captions import Caption
 log = logging.getLogger(__name__)
 FREE_LICENCES = ("CC BY ", "CC-BY 4.0", "CC0", "public domain")
 """Starts of the licences of real tracks that shipped weights may be trained on; share-alike and GPL are left out."""
+TEST_SEED_STEP = 1000
+"""Pieces for testing come from a seed this far from the one of training and validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class MusicSources:
     rendered: int = 500
     """Rendered pieces for training."""
     held_out: int = 40
-    """Rendered pieces of held-out combinations, split "test"."""
+    """Rendered pieces of held-out combinations, split "test": for validation, and as many others for testing."""
     seconds: float = 10.24
     """Length of every piece in seconds."""
     real: bool = False
@@ -50,9 +53,20 @@ class MusicSources:
                 f"data needs at least 1 rendered piece of 0.5 to 60 seconds, got {self.rendered}, {self.seconds}"
             )
 
-    def fingerprint(self) -> str:
-        """Ten hex digits that change with the contents."""
-        return hashlib.sha256(json.dumps(["music-1", asdict(self)]).encode()).hexdigest()[:10]
+    def fingerprint(self, sounds: SoundBank) -> str:
+        """Ten hex digits that change with the fields, with the samples that `sounds` plays, and with the real tracks.
+
+        Raises: DataError when real tracks are asked for and not there.
+        """
+        files = [(path.name, path) for path in sounds.files]
+        if self.real:
+            files += [(row["file"], data_home() / "music_tracks" / row["file"]) for row in real_tracks()]
+        plan = ["music-2", asdict(self), sources_digest(files)]
+        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:10]
+
+    def for_testing(self) -> MusicSources:
+        """As many held-out pieces again, from other seeds; real tracks have no third part, so there are none."""
+        return replace(self, rendered=1, real=False, seed=self.seed + TEST_SEED_STEP)
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,8 @@ class MusicStore:
 
 def open_or_build_music(sources: MusicSources, cache: Path, sounds: SoundBank | None = None) -> MusicStore:
     """The stored set of `sources`, rendered first when it is not there; the index is written last."""
-    folder = cache / f"music-{sources.fingerprint()}"
+    sounds = sounds or SoundBank()
+    folder = cache / f"music-{sources.fingerprint(sounds)}"
     if (folder / "index.json").is_file():
         return MusicStore.open(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -70,19 +70,22 @@ class MusicWaveformData(GenerativeData):
         self.cache = Path(cache) if cache else genmm_home() / "cache"
 
     def prepare_data(self) -> None:
-        """Render the pieces once."""
-        open_or_build_music(self.sources, self.cache)
+        """Render the pieces once: those of training and validation, or those of the test."""
+        open_or_build_music(self._sources("test" if self.is_testing else "train"), self.cache)
 
     def dataset(self, split: str) -> SizedItems | None:
-        """Crops of the training pieces, or one of each held-out piece."""
-        store = open_or_build_music(self.sources, self.cache)
-        wanted = "train" if split == "train" else "test"
+        """Crops of the training pieces, or one of each held-out piece; "test" has other pieces than "val"."""
+        store = open_or_build_music(self._sources(split), self.cache)
+        training = split == "train"
+        wanted = "train" if training else "test"
         if not store.indices(wanted):
             return None
-        training = split == "train"
         return MusicCrops(
             store, wanted, self.crop_samples, self.repeats if training else 1, self.gain_db if training else 0
         )
+
+    def _sources(self, split: str) -> MusicSources:
+        return self.sources.for_testing() if split == "test" else self.sources
 
     def collate(self, items: list[Tensor]) -> Tensor:
         """One batch [B, 2, S]."""

@@ -56,6 +56,8 @@ class SoundBank:
         self._named: dict[str, str] = {}
         if use_samples and self._zip.is_file() and (folder / "metadata.tsv").is_file():
             self._read_table(folder / "metadata.tsv")
+        self.files = (self._zip, folder / "metadata.tsv") if self._named else ()
+        """What the samples come from; nothing where everything is synthesised."""
         self._notes: dict[tuple[str, int, int], np.ndarray] = {}
         self._raw: dict[str, tuple[np.ndarray, int]] = {}
 

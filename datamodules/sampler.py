@@ -32,8 +32,11 @@ class BucketBatchSampler(Sampler[list[Pick]]):
 
     Items are sorted by length and cut once into buckets of `bucket_batches` batches. Each epoch shuffles the items
     within each bucket and then the batches among themselves, with generators derived from (seed, epoch). Ranks get
-    batches of one bucket at the same time, so none waits for a longer one. Where the number of batches is not a
-    multiple of the ranks, items are repeated; where the last batch of a bucket is short, it stays short.
+    batches of one bucket at the same time, so none waits for a longer one.
+
+    Buckets have a multiple of the ranks in batches. The bucket of the shortest items takes what is left over, in more
+    and smaller batches where that is needed. So no item comes twice in an epoch, with two exceptions: fewer items than
+    ranks, and batches that have room for one item only, whose number cannot grow.
 
     Position: `iter` starts after the batches that are already consumed in the current epoch, and `state_dict` holds
     (epoch, position). Whoever consumes batches tells the count through `seek`; prefetched batches do not count.
@@ -56,7 +59,8 @@ class BucketBatchSampler(Sampler[list[Pick]]):
             lengths: Length of each item [N], any unit.
             batch_size: Most items in a batch, at least 1.
             max_frames: Most padded length in a batch (items times longest); None means no limit.
-            bucket_batches: Batches in a bucket: 1 gives the least padding, more gives more mixing.
+            bucket_batches: Batches in a bucket: 1 gives the least padding, more gives more mixing; with several ranks
+                the next multiple of their number.
             shuffle: False yields the same order in every epoch.
             seed: Seed of the order and of the item seeds.
             rank: Which of the processes this is.
@@ -79,6 +83,7 @@ class BucketBatchSampler(Sampler[list[Pick]]):
     def _make_buckets(self, lengths: np.ndarray, bucket_batches: int) -> list[tuple[np.ndarray, list[int]]]:
         """Cut the items, sorted by length, into buckets: (item indices, sizes of its batches)."""
         order = np.argsort(lengths, kind="stable")
+        most_batches = -(-bucket_batches // self.ranks) * self.ranks
         buckets, end = [], len(order)
         while end > 0:  # from the longest down, so that the longest item of a bucket bounds its batch size
             longest = max(1, int(lengths[order[end - 1]]))
@@ -88,9 +93,13 @@ class BucketBatchSampler(Sampler[list[Pick]]):
                     f"an item of length {longest} is longer than max_frames {self.max_frames}; raise max_frames or "
                     "filter such items out"
                 )
-            start = max(0, end - size * bucket_batches)
+            start = max(0, end - size * most_batches)
+            if start < self.ranks:  # too few for a bucket of their own, in which every rank needs an item
+                start = 0
             items = order[start:end]
-            buckets.append((items, [len(part) for part in np.array_split(items, -(-len(items) // size))]))
+            batches = -(-len(items) // size)
+            batches = min(len(items), -(-batches // self.ranks) * self.ranks)
+            buckets.append((items, [len(part) for part in np.array_split(items, batches)]))
             end = start
         return buckets[::-1]
 

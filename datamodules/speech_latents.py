@@ -226,7 +226,7 @@ class SpeechLatentData(GenerativeData):
     def folder(self) -> Path:
         """Where latents and tokenizer are kept; named after everything that shapes them."""
         weights = hashlib.sha256((self.codec_folder / "model.safetensors").read_bytes()).hexdigest()[:16]
-        return genmm_home() / "cache" / f"latents-{self.sources.fingerprint()}-{weights}"
+        return genmm_home() / "cache" / f"latents-{self.sources.fingerprint(data_home())}-{weights}"
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -246,10 +246,15 @@ class SpeechLatentData(GenerativeData):
         self.store = ArrayStore.open(self.folder)
         self.tokenizer = SledTokenizer.from_folder(self.tokenizer_folder)
 
-    def dataset(self, split: str) -> Compositions:
-        """Compositions of "train", or of the held-out utterances for "val" and "test"."""
+    def dataset(self, split: str) -> Compositions | None:
+        """Compositions of "train", or of the held-out utterances for "val".
+
+        There is no test data: the held-out recordings are few, and all of them are for validation.
+        """
         if split == "train":
             return Compositions(self.store, "train", self.plan, self.seed)
+        if split == "test":
+            return None
         plan = CompositionPlan(
             items=self.val_items, shares={"synthetic": 0.25}, parts=(0.7, 0.3), max_frames=self.plan.max_frames
         )

@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from datamodules.source_files import sources_digest
 from datamodules.speech_corpora import Utterance, read_corpus, to_int16
 from datamodules.speech_synthesis import synthesise
 from genmm.core.errors import ConfigError, DataError
@@ -41,10 +42,15 @@ class SpeechSources:
         if any(not 0.5 <= speed <= 2.0 or speed == 1.0 for speed in self.speeds):
             raise ConfigError(f"speeds must be in [0.5, 2] and not 1 (that is there anyway), got {self.speeds}")
 
-    def fingerprint(self) -> str:
-        """Short hash that names the stored files; changes whenever a field does."""
-        fields = repr(self) if self.speeds else repr(self).replace(", speeds=()", "")
-        return hashlib.sha256(fields.encode()).hexdigest()[:16]
+    def fingerprint(self, root: Path) -> str:
+        """Short hash that names the stored files; changes with every field and with the corpora under `root`.
+
+        Of the tables the content counts, of the recordings the size and the time of the last change.
+        """
+        files = [(name, root / name / "audio.tar") for name in self.corpora]
+        tables = [root / name / "metadata.tsv" for name in self.corpora]
+        texts = [hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else "missing" for table in tables]
+        return hashlib.sha256(f"{self!r}\0{sources_digest(files)}\0{texts}".encode()).hexdigest()[:16]
 
     def read(self, root: Path) -> Iterable[Utterance]:
         """Every utterance, real ones first; the synthetic ones also speak the training sentences of the real ones."""
@@ -138,6 +144,6 @@ def open_or_build(folder: Path, make: Callable[[], Iterable[tuple[dict[str, str]
 
 
 def waveform_store(sources: SpeechSources, *, root: Path, cache: Path) -> ArrayStore:
-    """Waveforms [S] int16 of all utterances of `sources`, cached under `cache`."""
-    folder = cache / f"waveforms-{sources.fingerprint()}"
+    """Waveforms [S] int16 of all utterances of `sources` under `root`, cached under `cache`."""
+    folder = cache / f"waveforms-{sources.fingerprint(root)}"
     return open_or_build(folder, lambda: ((describe(item), item.waveform) for item in sources.read(root)))

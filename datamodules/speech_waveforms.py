@@ -1,17 +1,23 @@
 """Random crops of speech for training the codec. Letters: B batch, S samples."""
 
+from __future__ import annotations
+
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from datamodules.base import GenerativeData
+from datamodules.sampler import Pick
 from datamodules.speech_store import ArrayStore, SpeechSources, waveform_store
+from genmm.core.errors import ConfigError
 from genmm.core.paths import data_home, genmm_home
 
+UNIT_SAMPLES = 640
+"""Crops are a multiple of this long: 0.04 s, one latent of the codec."""
 
-class RandomCrops(Dataset[Tensor]):
-    """Crop i [S] float32: utterance, place and loudness follow from (seed, i), so any crop can be made again alone.
+
+class RandomCrops:
+    """Crops [S] float32: utterance, place and loudness follow from the seed of the pick, its index plays no part.
 
     Every corpus group is drawn with its own probability; within a group longer utterances are drawn more often, in
     proportion to their length. Utterances shorter than a crop are padded with silence at a random place.
@@ -24,11 +30,22 @@ class RandomCrops(Dataset[Tensor]):
         split: str,
         samples: int,
         count: int,
-        seed: int,
         synthetic_share: float,
         gain_db: float = 12.0,
+        fixed_seed: int | None = None,
     ) -> None:
-        self.store, self.samples, self.count, self.seed, self.gain_db = store, samples, count, seed, gain_db
+        """
+        Args:
+            store: waveforms [S] int16.
+            split: which of them are drawn from.
+            samples: length of a crop.
+            count: crops in the set.
+            synthetic_share: probability that a crop is synthetic.
+            gain_db: crops are up to this much softer, and half of it louder.
+            fixed_seed: crop i follows from (fixed_seed, i) instead, whatever the seed of the pick.
+        """
+        self.store, self.samples, self.gain_db, self.fixed_seed = store, samples, gain_db, fixed_seed
+        self.lengths = [samples] * count
         chosen = np.asarray(store.indices(split))
         weight = store.lengths[chosen].astype(np.float64)
         synthetic = np.asarray([store.table[i]["corpus"] == "synthetic" for i in chosen])
@@ -38,10 +55,10 @@ class RandomCrops(Dataset[Tensor]):
         self.chosen, self.cumulative = chosen, np.cumsum(weight) / weight.sum()
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.lengths)
 
-    def __getitem__(self, index: int) -> Tensor:
-        rng = np.random.default_rng((self.seed, index))
+    def __getitem__(self, pick: Pick) -> Tensor:
+        rng = np.random.default_rng(pick.seed if self.fixed_seed is None else (self.fixed_seed, pick.index))
         picked = min(int(np.searchsorted(self.cumulative, rng.random())), len(self.chosen) - 1)
         waveform = self.store[int(self.chosen[picked])]
         room = len(waveform) - self.samples
@@ -56,20 +73,8 @@ class RandomCrops(Dataset[Tensor]):
         return torch.from_numpy(crop * (gain / 32768.0))
 
 
-class SpeechWaveformData(pl.LightningDataModule):
-    """Batches [B, S] of speech crops.
-
-    Args:
-        corpora: real corpora under the data folder (GENMM_DATA).
-        synthetic: how many espeak-ng utterances to add.
-        synthetic_share: probability that a crop is synthetic.
-        crop_s: length of a crop in seconds; cut to a multiple of 0.04 s.
-        batch_size: crops in a batch.
-        train_batches: batches in an epoch.
-        val_batches: batches of the held-out crops, always the same ones.
-        seed: seed of crops and of the synthetic utterances.
-        workers: loader processes; 0 loads in the training process.
-    """
+class SpeechWaveformData(GenerativeData):
+    """Batches [B, S] of speech crops, other ones in every epoch and on every rank."""
 
     def __init__(
         self,
@@ -83,13 +88,28 @@ class SpeechWaveformData(pl.LightningDataModule):
         seed: int = 1,
         workers: int = 0,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters()
+        """
+        Args:
+            corpora: real corpora under the data folder (GENMM_DATA); null takes all that may be shipped.
+            synthetic: how many espeak-ng utterances to add.
+            synthetic_share: probability that a crop is synthetic.
+            crop_s: length of a crop in seconds; rounded to a multiple of 0.04 s.
+            batch_size: crops in a batch.
+            train_batches: batches in an epoch, of all processes together.
+            val_batches: batches of the held-out crops, always the same ones.
+            seed: seed of crops and of the synthetic utterances.
+            workers: loader processes; 0 loads in the training process.
+        """
+        super().__init__(batch_size=batch_size, bucket_batches=1_000_000, workers=workers, seed=seed)
+        self.samples = round(crop_s * 25) * UNIT_SAMPLES
+        if min(self.samples, train_batches, val_batches) < 1 or not 0.0 <= synthetic_share <= 1.0:
+            raise ConfigError(
+                f"data needs crop_s of at least 0.04, train_batches and val_batches of at least 1 and synthetic_share "
+                f"in [0, 1], got {crop_s}, {train_batches}, {val_batches} and {synthetic_share}"
+            )
         chosen = {} if corpora is None else {"corpora": tuple(corpora)}
         self.sources = SpeechSources(synthetic=synthetic, seed=seed, **chosen)
-        self.samples = round(crop_s * 25) * 640
-        self.batch_size, self.train_batches, self.val_batches = batch_size, train_batches, val_batches
-        self.synthetic_share, self.seed, self.workers = synthetic_share, seed, workers
+        self.train_batches, self.val_batches, self.synthetic_share = train_batches, val_batches, synthetic_share
 
     def prepare_data(self) -> None:
         """Build the stored set once."""
@@ -99,16 +119,24 @@ class SpeechWaveformData(pl.LightningDataModule):
         """Map the stored set."""
         self.store = waveform_store(self.sources, root=data_home(), cache=genmm_home() / "cache")
 
-    def _loader(self, split: str, batches: int, seed: int) -> DataLoader:
-        crops = RandomCrops(self.store, split=split, samples=self.samples, count=batches * self.batch_size, seed=seed,
-                            synthetic_share=self.synthetic_share)  # fmt: skip
-        return DataLoader(crops, self.batch_size, num_workers=self.workers, persistent_workers=self.workers > 0)
+    def dataset(self, split: str) -> RandomCrops | None:
+        """Crops of the training utterances, or for "val" fixed ones of the held-out utterances.
 
-    def train_dataloader(self) -> DataLoader:
-        """One epoch of crops; each epoch draws its own (run with reload_dataloaders_every_n_epochs=1)."""
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        return self._loader("train", self.train_batches, self.seed * 1_000_003 + epoch)
+        There is no test data: the held-out recordings are few, and all of them are for validation.
+        """
+        drawn = {"train": "train", "val": "test"}.get(split)
+        if drawn is None or not self.store.indices(drawn):
+            return None
+        training = split == "train"
+        return RandomCrops(
+            self.store,
+            split=drawn,
+            samples=self.samples,
+            count=(self.train_batches if training else self.val_batches) * self.batch_size,
+            synthetic_share=self.synthetic_share,
+            fixed_seed=None if training else 0,
+        )
 
-    def val_dataloader(self) -> DataLoader:
-        """The same held-out crops every time."""
-        return self._loader("test", self.val_batches, 0)
+    def collate(self, items: list[Tensor]) -> Tensor:
+        """One batch [B, S]."""
+        return torch.stack(items)

@@ -50,6 +50,7 @@ class VideoInstructions(GenerativeData):
         manifest: str,
         model: str,
         val_manifest: str | None = None,
+        test_manifest: str | None = None,
         frames: int = 32,
         side: int = 384,
         batch_size: int = 1,
@@ -61,6 +62,7 @@ class VideoInstructions(GenerativeData):
             manifest: JSON lines with video, question and answer.
             model: Name or folder of the model that is trained, for its tokenizer.
             val_manifest: The same for validation; null for none.
+            test_manifest: The same for `genmm test`; null for none.
             frames: Frames of a clip, spread evenly.
             side: Side of the vision tower's pictures.
             batch_size: Clips in a batch.
@@ -68,7 +70,7 @@ class VideoInstructions(GenerativeData):
             seed: Seed of the order.
         """
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
-        self.manifests = {"train": manifest, "val": val_manifest, "test": val_manifest}
+        self.manifests = {"train": manifest, "val": val_manifest, "test": test_manifest}
         self.model, self.frames, self.side = model, frames, side
 
     def dataset(self, split: str) -> Instructions | None:

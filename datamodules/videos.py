@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 CLIP_FPS, CLIP_SIDE = 4.0, 160
 """At what rate and size real clips are kept in memory."""
 HELD_OUT = 8
-"""Every so-many-th rendered scene and emoji is for validation."""
+"""Every so-many-th emoji is for validation, and so many times fewer scenes than for training."""
+FIRST_SCENE = {"train": 0, "val": 10**6, "test": 2 * 10**6}
+"""Split -> number of its first scene."""
 
 
 def random_scene(rng: np.random.Generator, seconds: float = 2.0, movers: tuple[int, int] = (1, 4)) -> Scene:
@@ -166,15 +168,25 @@ class FramePairs(GenerativeData):
         self._clips: list[np.ndarray] | None = None
         self._pictures: list[np.ndarray] | None = None
 
-    def dataset(self, split: str) -> Pairs:
-        """Training or validation pairs; validation has the last eighth of each clip, other emoji and other scenes."""
+    def dataset(self, split: str) -> Pairs | None:
+        """Pairs of a split, None where it is empty.
+
+        Validation has the last eighth of each clip, other emoji and other scenes. The test has scenes alone, again
+        other ones: clips and emoji all take part in training or validation.
+        """
+        clips, emoji = self._pictures_of(split) if split != "test" else ([], [])
+        scenes = self.scenes if split == "train" else self.scenes // HELD_OUT
+        pairs = Pairs(clips, emoji, scenes, self.side, FIRST_SCENE[split])
+        return pairs if len(pairs) else None
+
+    def _pictures_of(self, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Clips and emoji of "train" or "val"."""
         self._read()
-        hold = split != "train"
+        hold = split == "val"
         clips = [
             c[-max(1, len(c) // HELD_OUT) :] if hold else c[: max(1, len(c) - len(c) // HELD_OUT)] for c in self._clips
         ]
-        emoji = [e for n, e in enumerate(self._pictures) if (n % HELD_OUT == 0) == hold]
-        return Pairs(clips, emoji, self.scenes // HELD_OUT if hold else self.scenes, self.side, 10**6 if hold else 0)
+        return clips, [e for n, e in enumerate(self._pictures) if (n % HELD_OUT == 0) == hold]
 
     def _read(self) -> None:
         if self._clips is not None:

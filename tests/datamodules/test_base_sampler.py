@@ -112,3 +112,36 @@ def test_unusable_settings_say_why():
         BucketBatchSampler([], batch_size=4)
     with pytest.raises(ConfigError, match="rank 2 of 2"):
         BucketBatchSampler([5], batch_size=4, rank=2, ranks=2)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("count", [3, 7, 16, 33, 101])
+@pytest.mark.parametrize("bucket_batches", [1, 4, 1_000_000])
+def test_ranks_never_share_an_item_where_there_are_enough(ranks, count, bucket_batches):
+    lengths = [random.Random(i).randint(1, 40) for i in range(count)]
+    options = {"batch_size": 4, "max_frames": 100, "bucket_batches": bucket_batches, "ranks": ranks}
+    samplers = [BucketBatchSampler(lengths, rank=rank, **options) for rank in range(ranks)]
+    for epoch in range(2):
+        batches = [sampler.plan(epoch) for sampler in samplers]
+        assert {len(own) for own in batches} == {len(samplers[0])}
+        assert sorted(i for own in batches for batch in own for i in batch) == list(range(count))
+
+
+def test_fixed_order_gives_each_rank_full_batches():
+    for ranks in (2, 3):
+        samplers = [
+            BucketBatchSampler([5] * 48, batch_size=8, bucket_batches=1, shuffle=False, rank=rank, ranks=ranks)
+            for rank in range(ranks)
+        ]
+        assert [len(batch) for sampler in samplers for batch in sampler] == [8] * 6
+
+
+def test_too_few_items_for_the_ranks_are_repeated():
+    batches = [indices(BucketBatchSampler([5] * 2, batch_size=4, rank=rank, ranks=3)) for rank in range(3)]
+    assert [len(own) for own in batches] == [1, 1, 1]
+    assert {i for own in batches for batch in own for i in batch} == {0, 1}
+
+
+def test_one_rank_keeps_the_order_that_stored_positions_count_in():
+    sampler = BucketBatchSampler([3, 9, 4, 1, 7, 7, 2, 5, 8, 6, 10], batch_size=2, bucket_batches=2, seed=4)
+    assert [batch.tolist() for batch in sampler.plan(1)] == [[10, 8], [0], [5, 1], [6, 3], [9, 7], [4, 2]]

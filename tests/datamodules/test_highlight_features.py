@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,20 +43,22 @@ def test_scenes_of_families_and_seeds_differ():
     assert truth.clip_labels().any()
 
 
+def table_of(seed: int, sound: bool = True) -> FeatureTable:
+    rng = np.random.default_rng(seed)
+    visual = rng.random((30, 304)).astype(np.float32)
+    return FeatureTable(
+        visual=visual,
+        audio=rng.standard_normal((30, 196)).astype(np.float32) if sound else None,
+        audio_valid=np.ones(30, bool) if sound else None,
+        motion=visual[:, 296:],
+        loudness_db=np.full(30, -20.0, np.float32) if sound else None,
+        duration_s=30.0,
+    )
+
+
 def tables(folder, count=12, sound=True):
-    rng = np.random.default_rng(0)
     for number in range(count):
-        visual = rng.random((30, 304)).astype(np.float32)
-        audio = rng.standard_normal((30, 196)).astype(np.float32) if sound else None
-        table = FeatureTable(
-            visual=visual,
-            audio=audio,
-            audio_valid=np.ones(30, bool) if sound else None,
-            motion=visual[:, 296:],
-            loudness_db=np.full(30, -20.0, np.float32) if sound else None,
-            duration_s=30.0,
-        )
-        save_table(folder / f"video{number}.safetensors", table)
+        save_table(folder / f"video{number}.safetensors", table_of(number, sound))
 
 
 def test_a_folder_of_tables_becomes_batches(tmp_path):
@@ -68,6 +72,29 @@ def test_a_folder_of_tables_becomes_batches(tmp_path):
     assert batch["audible"].all()
     silent = HighlightFeatures(HighlightSources(folder=str(tmp_path)), window=16, sound=False, batch_size=4)
     assert "audio" not in next(iter(silent.train_dataloader()))
+
+
+def test_the_test_has_scenes_of_families_and_seeds_of_its_own(tmp_path, monkeypatch):
+    made = {}
+
+    def scenes(folder, count, *, families, seed, seconds):
+        made[seed] = (count, families)
+        return [SimpleNamespace(table=table_of(seed)) for _ in range(count)]
+
+    monkeypatch.setattr("datamodules.highlight_features.rendered_tables", scenes)
+    tables(tmp_path)
+    sources = HighlightSources(rendered=3, rendered_validation=2, folder=str(tmp_path))
+    data = HighlightFeatures(sources, window=16, repeats=1, batch_size=4, seed=5)
+    sizes = {split: len(data.dataset(split)) for split in ("train", "val", "test")}
+    assert made == {5: (3, TRAIN_FAMILIES), 1005: (2, TRAIN_FAMILIES), 2005: (2, TEST_FAMILIES)}
+    assert sizes["train"] + sizes["val"] == 12 + 5 and sizes["test"] == 2  # the folder has no third part
+
+
+def test_a_folder_alone_has_no_test_data_and_that_is_said(tmp_path):
+    tables(tmp_path)
+    data = HighlightFeatures(HighlightSources(folder=str(tmp_path)), window=16)
+    with pytest.raises(ConfigError, match="no test data; genmm validate"):
+        data.test_dataloader()
 
 
 def test_bad_sources_are_named(tmp_path):

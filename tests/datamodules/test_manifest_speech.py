@@ -99,6 +99,25 @@ def test_latents_are_encoded_once_and_equal_the_codec_alone(corpus, monkeypatch)
         data.latents.get(cut)
 
 
+def test_a_replaced_recording_or_a_moved_cut_is_encoded_again(corpus):
+    data = make_data(corpus)
+    data.setup("fit")
+    audio, cut = corpus / "audio" / "book" / "a.flac", Cut.parse(line("x", 1.0, 0.7), corpus / "audio")
+    first, kept = data.latents.get(cut), data.latents.path(cut)
+    assert data.latents.path(cut) == kept and kept.is_file()
+    moved = Cut.parse(line("x", 2.0, 0.7), corpus / "audio")  # the same id in a changed manifest
+    expected = data.codec.encode(read_cut(moved, RATE)[None])[0]
+    assert torch.allclose(data.latents.get(moved), expected, atol=2e-3, rtol=2e-3)
+    noise = 0.3 * np.random.default_rng(0).standard_normal(10 * RATE)
+    soundfile.write(audio, noise, RATE)
+    expected = data.codec.encode(read_cut(cut, RATE)[None])[0]
+    assert torch.allclose(data.latents.get(cut), expected, atol=2e-3, rtol=2e-3)
+    assert not torch.allclose(first, expected, atol=0.1) and data.latents.path(cut) != kept
+    audio.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        data.latents.get(cut)
+
+
 def test_encodec_is_kept_as_codes_and_comes_back_exactly(corpus):
     sizes = {"upsampling_ratios": (8, 5, 4, 2), "num_filters": 2, "codebook_size": 8, "hidden_size": 4}
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import random
 import shutil
 import tarfile
@@ -24,7 +25,6 @@ from datamodules.speech_latents import (
 )
 from datamodules.speech_store import ArrayStore, SpeechSources, waveform_store
 from datamodules.speech_synthesis import random_text, synthesise
-from datamodules.speech_waveforms import RandomCrops
 from genmm.core.errors import ConfigError, DataError
 from genmm.systems.sled.codec import SpeechCodec, SpeechCodecConfig
 
@@ -112,10 +112,11 @@ def test_synthetic_speech_is_made_again_from_its_seed():
         assert len(one.waveform) > 0.1 * RATE and one.speaker.startswith("espeak-")
 
 
-def test_the_stored_set_is_built_once_and_a_damaged_one_is_named(data_folder, tmp_path):
+def test_the_stored_set_is_built_once_and_a_damaged_one_is_named(data_folder, tmp_path, monkeypatch):
     sources = SpeechSources(corpora=("speech_callie",))
     store = waveform_store(sources, root=data_folder, cache=tmp_path / "cache")
-    again = waveform_store(sources, root=tmp_path / "nowhere", cache=tmp_path / "cache")
+    monkeypatch.setattr("datamodules.speech_store.read_corpus", None)  # from here on everything comes from the cache
+    again = waveform_store(sources, root=data_folder, cache=tmp_path / "cache")
     assert len(store) == len(again) == 12
     np.testing.assert_array_equal(store[3], again[3])
     folder = next((tmp_path / "cache").iterdir())
@@ -124,13 +125,26 @@ def test_the_stored_set_is_built_once_and_a_damaged_one_is_named(data_folder, tm
         ArrayStore.open(folder)
 
 
-def test_crops_follow_from_seed_and_index_and_short_speech_is_padded(data_folder, tmp_path):
-    store = waveform_store(SpeechSources(corpora=("speech_callie",)), root=data_folder, cache=tmp_path / "cache")
-    split = "train" if store.indices("train") else "test"
-    crops = RandomCrops(store, split=split, samples=RATE, count=8, seed=3, synthetic_share=0.0)
-    torch.testing.assert_close(crops[5], crops[5])
-    assert crops[0].shape == (RATE,) and crops[0].abs().max() <= 1.0 and (crops[0] == 0).any()
-    assert not torch.equal(crops[0], crops[1])
+def test_a_replaced_corpus_is_read_again(data_folder, tmp_path):
+    sources, folder = SpeechSources(corpora=("speech_callie",)), data_folder / "speech_callie"
+    first = sources.fingerprint(data_folder)
+    assert sources.fingerprint(data_folder) == first
+    store = waveform_store(sources, root=data_folder, cache=tmp_path / "cache")
+    table, state = (folder / "metadata.tsv").read_bytes(), (folder / "metadata.tsv").stat()
+    (folder / "metadata.tsv").write_bytes(table.replace(b"Please try again.", b"Please try again!"))
+    os.utime(folder / "metadata.tsv", ns=(state.st_atime_ns, state.st_mtime_ns))  # as a copy with its times would be
+    again = waveform_store(sources, root=data_folder, cache=tmp_path / "cache")
+    assert {row["text"] for row in again.table} - {row["text"] for row in store.table} == {" please try again!"}
+    second = sources.fingerprint(data_folder)
+    (folder / "audio.tar").touch()
+    assert len({first, second, sources.fingerprint(data_folder)}) == 3
+
+
+def test_a_corpus_that_is_gone_is_named_although_it_was_stored(data_folder, tmp_path):
+    sources = SpeechSources(corpora=("speech_callie",))
+    waveform_store(sources, root=data_folder, cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="GENMM_DATA"):
+        waveform_store(sources, root=tmp_path / "nowhere", cache=tmp_path / "cache")
 
 
 def test_the_edges_of_speech_keep_a_margin():
@@ -198,6 +212,8 @@ def test_batches_hold_what_the_task_reads(data_folder, tmp_path, monkeypatch):
     last = batch["frame_mask"].sum(1) - 1
     tokens = batch["text_mask"].sum(1)
     assert (batch["path"].gather(1, last[:, None])[:, 0] < tokens).all()
+    with pytest.raises(ConfigError, match="no test data; genmm validate"):
+        data.test_dataloader()
 
 
 def test_a_demo_voice_takes_a_few_longer_utterances():
@@ -222,7 +238,7 @@ def test_speed_copies_are_new_voices_of_the_training_part_alone(data_folder):
     assert len(slow.waveform) == pytest.approx(len(train[0].waveform) / 0.8, abs=2)
     spectrum = np.abs(np.fft.rfft(slow.waveform, RATE))  # bins of 1 Hz
     assert np.argmax(spectrum) == pytest.approx(0.8 * 220, abs=3)
-    assert plain.fingerprint() != varied.fingerprint()
+    assert plain.fingerprint(data_folder) != varied.fingerprint(data_folder)
 
 
 @pytest.mark.parametrize("speed", [1.0, 0.1, 3.0])

@@ -195,6 +195,9 @@ def test_fine_tuning_learns_an_answer_and_writes_a_model(converted, clip, tmp_pa
     assert all(name.startswith("block.") for name, p in frozen.named_parameters() if p.requires_grad)
     with pytest.raises(ConfigError, match="nothing would be trained"):
         VideoLanguageTask(str(converted), block="none", trained=("block",))
+    assert data.dataset("val") is None and data.dataset("test") is None
+    both = VideoInstructions("none.jsonl", str(converted), val_manifest="none.jsonl", test_manifest=str(manifest))
+    assert len(both.dataset("test")) == 1
     manifest.write_text('{"video": "gone.mp4", "question": "a", "answer": "b"}\n')
     with pytest.raises(DataError, match="line 1"):
         data.dataset("train")
