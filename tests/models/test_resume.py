@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def _seeded(monkeypatch):
 
 def train(folder: Path, *, ckpt: Path | None = None, steps: int = STEPS, accumulate: int = 1, **extra: Any) -> dict:
     """Train the toy task to `steps`; gives back its last checkpoint."""
+    if ckpt is not None:  # a run that goes on elsewhere takes along what it ranks by
+        shutil.copytree(ckpt.parent, folder / "checkpoints", ignore=shutil.ignore_patterns("last.ckpt", "step=*"))
     torch.manual_seed(1)
     task = ToyTask(optimizer=OptimConfig(learning_rate=1e-2, warmup_steps=3, schedule="cosine", total_steps=40))
     callbacks = [BatchSeeds(), EMA(decay=0.9), *extra.pop("callbacks", [])]
