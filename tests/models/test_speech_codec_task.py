@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -132,3 +133,10 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
 def test_impossible_settings_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         make_task(**changes)
+
+
+def test_float16_with_loss_scaling_is_refused():
+    task = make_task()
+    task._trainer = SimpleNamespace(precision="16-mixed", optimizers=[])
+    with pytest.raises(ConfigError, match="bf16-mixed or 32-true"):
+        task.on_fit_start()
