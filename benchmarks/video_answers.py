@@ -243,8 +243,10 @@ def _fill(
     report: AnswerReport, args: argparse.Namespace, sets: dict[str, QuestionClips], files: dict[str, Path], store: Path
 ) -> None:
     targets = {split: clips.targets(TURNS if split == "train" else 1) for split, clips in sets.items()}
+    reduced: dict[str, dict[str, ReducedSet]] = {}
     for tokens in args.budgets:
-        reduced: dict[str, dict[str, ReducedSet]] = {}  # every way of choosing tokens is worked out once
+        # Every way of choosing tokens is worked out once, and what no choice depends on once for all budgets.
+        reduced = {name: data for name, data in reduced.items() if name in ("full", "blind")}
         for group in _groups(_missing(report, args, tokens), args.together):
             for name in dict.fromkeys(REDUCERS[name][0] for name, _, _ in group):
                 if name not in reduced:

@@ -134,8 +134,7 @@ class Checkpoints(Checkpoint):
         return Path(self.dirpath or "checkpoints")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
-        self.dirpath = trainer.strategy.broadcast(folder)
+        self.dirpath = trainer.strategy.broadcast(str(checkpoint_folder(trainer.default_root_dir, self.dirpath)))
         if stage == "fit" and trainer.is_global_zero:
             VerifiedCheckpointIO().save_checkpoint({"state_dict": {}}, self.folder / ".write_test")
             (self.folder / ".write_test").unlink()  # a folder that cannot be written shows now, not in an hour
@@ -166,11 +165,11 @@ class Checkpoints(Checkpoint):
             return
         due = self._due(trainer)
         self._save_if_best(trainer)  # first, so that last.ckpt knows of it
-        if self._asked_to_stop(trainer):
+        asked = self._asked_to_stop(trainer)
+        if asked or due:
             self.save_last(trainer)
+        if asked:
             self._stop()
-        if due:
-            self.save_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._give_signals_back()
@@ -272,6 +271,11 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = dict(state_dict.get("best", {}))
+
+
+def checkpoint_folder(root: str | Path, dirpath: str | None) -> Path:
+    """Where a run whose folder is `root` keeps its checkpoints, unless it is told a folder for them."""
+    return Path(dirpath or Path(root) / "checkpoints")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -173,7 +173,7 @@ def _with_segments(result: HighlightResult, recipe: dict[str, Any]) -> Highlight
 
 def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisplay) -> list[Path]:
     """Write everything that was asked for; the reel comes last, so that a failing one loses nothing else."""
-    from genmm.core.events import Progress
+    from genmm.core.events import in_seconds
     from genmm.media.reel import REEL_SIDE
 
     writers = {
@@ -188,12 +188,11 @@ def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisp
     if args.thumbnails:
         written += result.thumbnails(args.thumbnails)
     if args.output:
-        total = max(1, round(result.seconds))
         reel = result.render(
             args.output,
             mode="copy" if args.copy else "encode",
             max_side=args.max_side or REEL_SIDE,
-            on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "cutting the reel")),
+            on_progress=in_seconds(show, result.seconds, "cutting the reel"),
         )
         written.insert(0, reel)
     return written

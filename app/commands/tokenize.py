@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     _check_names(args, output)
     recipe = _recipe(args)
     from app.progress import ProgressDisplay
-    from genmm.core.events import Progress
+    from genmm.core.events import Progress, in_seconds
 
     with ProgressDisplay("tokenizing") as show:
         show(Progress(0, None, "", "loading the model"))
@@ -80,13 +80,8 @@ def run(args: argparse.Namespace) -> int:
         made = pipeline.tokenize(checked_video(args.video), **_options(args, recipe), on_event=show)
         paths = made.save(output)
         if args.overlay:
-            total = max(1, round(made.seconds))
-            film = made.save_overlay(
-                args.video,
-                args.overlay,
-                on_progress=lambda s: show(Progress(min(total, int(s)), total, "seconds", "drawing the map")),
-            )
-            paths = (*paths, film)
+            drawn = in_seconds(show, made.seconds, "drawing the map")
+            paths = (*paths, made.save_overlay(args.video, args.overlay, on_progress=drawn))
     _tell(made, paths, args.json)
     return 0
 

@@ -29,7 +29,7 @@ from genmm.core.errors import CheckpointError, ConfigError, GenmmError, UsageErr
 from genmm.core.files import safe_stem, write_json
 from models.base import GenerativeModule
 from models.callbacks import BatchSeeds, ReturnMemory, SampleLogger, Throughput
-from models.checkpointing import LAST, Checkpoints, VerifiedCheckpointIO, read_checkpoint
+from models.checkpointing import LAST, Checkpoints, VerifiedCheckpointIO, checkpoint_folder, read_checkpoint
 from models.ema import EMA
 
 log = logging.getLogger(__name__)
@@ -121,15 +121,11 @@ class Session(LightningCLI):
         name = run.name or os.environ.setdefault(RUN_NAME, time.strftime("%Y%m%d-%H%M%S"))
         return Path(run.root) / safe_stem(run.system or getattr(self.model, "system", "model")) / safe_stem(name)
 
-    def checkpoint_folder(self, folder: Path) -> Path:
-        """Where the run in `folder` keeps its checkpoints, by the same settings that `Checkpoints` reads."""
-        root = self._get(self.config, "trainer", default={}).get("default_root_dir") or folder
-        return Path(self._get(self.config, "checkpoints", default={}).get("dirpath") or Path(root) / "checkpoints")
-
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         folder = self.run_folder = self.folder()
-        self._choose_checkpoint(self.checkpoint_folder(folder))
         trainer = self._get(self.config_init, "trainer", default={})
+        own = self._get(self.config, "checkpoints", default={}).get("dirpath")
+        self._choose_checkpoint(checkpoint_folder(trainer.get("default_root_dir") or folder, own))
         if trainer.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(folder)
         if trainer.get("logger") in (None, True):

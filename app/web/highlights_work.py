@@ -10,7 +10,7 @@ from typing import Any
 
 from app.web.pool import ModelPool
 from genmm.core.errors import GenerationError, MediaError, UsageError
-from genmm.core.events import CancelToken, Event, Finished, Progress, reported
+from genmm.core.events import CancelToken, Event, Finished, Progress, in_seconds, reported
 from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
 from genmm.systems.rasl.extraction import extraction_events
@@ -161,12 +161,10 @@ def _finished(found: Found, token: CancelToken, cut: bool) -> Iterator[Event]:
 
 def _cut(found: Found, path: Path, token: CancelToken) -> Iterator[Event]:
     """Cut the reel in pieces of progress; gives back its path, None when the pictures cannot be read again."""
-    total = max(1, round(found.result.seconds))
+    seconds = found.result.seconds
 
     def render(say: Callable[[Progress], None]) -> Path:
-        def cut(seconds: float) -> None:
-            say(Progress(min(total, int(seconds)), total, "seconds", f"Cutting a reel of {total} s"))
-
+        cut = in_seconds(say, seconds, f"Cutting a reel of {max(1, round(seconds))} s")
         cut(0.0)
         return found.result.render(path, max_side=PREVIEW_SIDE, cancel=token, on_progress=cut)
 

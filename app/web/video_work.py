@@ -14,7 +14,7 @@ from PIL import Image
 
 from app.web.pool import ModelPool
 from genmm.core.errors import GenerationError, UsageError
-from genmm.core.events import CancelToken, Event, Finished, Progress, reported
+from genmm.core.events import CancelToken, Event, Finished, Progress, in_seconds, reported
 from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
 from genmm.media.image import write_image
@@ -167,12 +167,9 @@ def _write(
 
 def _film(form: VideoForm, made: TokenizedVideo, path: Path, limits: Limits, token: CancelToken) -> Iterator[Event]:
     """Draw the map over the video in pieces of progress; gives back the path."""
-    total = max(1, round(made.seconds))
 
     def draw(say: Callable[[Progress], None]) -> Path:
-        def drawn(seconds: float) -> None:
-            say(Progress(min(total, int(seconds)), total, "seconds", "Drawing the map over the video"))
-
+        drawn = in_seconds(say, made.seconds, "Drawing the map over the video")
         return made.save_overlay(form.video, path, limits=limits, cancel=token, on_progress=drawn)
 
     return (yield from reported(draw, token))

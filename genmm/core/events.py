@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["CancelToken", "Event", "Finished", "PartialAudio", "Progress", "drain", "reported"]
+__all__ = ["CancelToken", "Event", "Finished", "PartialAudio", "Progress", "drain", "in_seconds", "reported"]
 
 R = TypeVar("R")
 
@@ -103,6 +103,12 @@ def drain(events: Iterable[Event], on_event: Callable[[Event], None] | None = No
         if close is not None:
             close()
     raise GenerationError("the work ended without a result; this is a fault in the pipeline, please report it")
+
+
+def in_seconds(say: Callable[[Progress], None], seconds: float, message: str) -> Callable[[float], None]:
+    """A callback for work that counts seconds: it hands `say` how many of `seconds` are done, as Progress."""
+    total = max(1, round(seconds))
+    return lambda done: say(Progress(min(total, int(done)), total, "seconds", message))
 
 
 def reported(work: Callable[[Callable[[Progress], None]], R], cancel: CancelToken) -> Generator[Progress, None, R]:
