@@ -175,7 +175,7 @@ class QuestionClips:
 
     def file_name(self, encoder: str, split: str) -> str:
         """Name of the file of their features by the encoder of this fingerprint."""
-        return f"{encoder}-{split}-{self.count}-{self.seed}-{self.fps:g}-{self.side}.safetensors"
+        return f"{encoder}-{split}-{self.first}-{self.count}-{self.seed}-{self.fps:g}-{self.side}.safetensors"
 
     def questions(self, number: int, turns: int = 1) -> list[Question]:
         """Questions of clip `number` of the set, one of each kind for each turn, without pictures."""
@@ -272,7 +272,10 @@ class VideoQuestions(GenerativeData):
         """
         super().__init__(batch_size=batch_size, workers=workers, seed=seed)
         if side % 8 or min(train_clips, val_clips, tokens) < 1:
-            raise ConfigError(f"side must be a multiple of 8, clips and tokens at least 1; got {side}, {tokens}")
+            raise ConfigError(
+                f"side must be a multiple of 8, train_clips, val_clips and tokens at least 1; got {side}, "
+                f"{train_clips}, {val_clips} and {tokens}"
+            )
         if turns < 1:
             raise ConfigError(f"turns must be at least 1, got {turns}")
         if clustering not in CLUSTERINGS:

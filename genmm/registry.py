@@ -212,15 +212,22 @@ def _describe(name: str, path: Path, source: Source) -> ModelInfo:
 
 def _choices(path: Path, config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """What the folder of a checkpoint says about the names that it knows."""
-    network, text = (value if isinstance(value, dict) else {} for value in map(config.get, ("network", "text")))
+
+    def section(within: Mapping[str, Any], name: str) -> dict[str, Any]:
+        value = within.get(name)
+        return value if isinstance(value, dict) else {}
+
+    network, text = section(config, "network"), section(config, "text")
     found: dict[str, Any] = {"voice": sorted(voice.stem for voice in (path / "voices").glob("*.json"))}
-    found |= network.get("labels") or {}
-    found["answer"] = (network.get("answerer") or {}).get("answers")
+    found |= section(network, "labels")
+    found["answer"] = section(network, "answerer").get("answers")
     if text.get("kind") == "captions":
         from genmm.systems.melodyflow.captions import VALUES
 
         found |= VALUES
-    return {name: tuple(map(str, values)) for name, values in found.items() if values}
+    return {
+        name: tuple(map(str, values)) for name, values in found.items() if values and isinstance(values, list | tuple)
+    }
 
 
 def _config(path: Path) -> dict[str, Any]:

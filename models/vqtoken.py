@@ -46,8 +46,7 @@ class VideoAnswerTask(GenerativeModule):
     ) -> None:
         """
         Args:
-            width: Width of the tokens, that of the encoder.
-            width: Width D of the tokens.
+            width: Width D of the tokens, that of the encoder.
             answerer: Sizes of the answerer, with its words and answers in the order of the data's ids.
             block: The block; kind none adds the place of each token instead (for baselines).
             kinds: Names of the questions of a clip, for the log.

@@ -46,9 +46,12 @@ def token_shares(tokens: float) -> dict[str, float]:
 
 
 def wilson_interval(right: float, asked: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of an accuracy from `right` of `asked` answers, 0 to 1 (Wilson's score interval)."""
+    """95 % interval of an accuracy from `right` of `asked` answers, 0 to 1 (Wilson's score interval).
+
+    Raises: UsageError for no question, or for more right answers than questions.
+    """
     if asked < 1 or not 0 <= right <= asked:
-        raise UsageError(f"an accuracy needs 0 to {asked} right answers of at least one question, got {right}")
+        raise UsageError(f"an accuracy needs questions, at least as many as right answers; got {right} of {asked}")
     share = right / asked
     middle = share + z * z / (2 * asked)
     reach = z * math.sqrt(share * (1 - share) / asked + z * z / (4 * asked * asked))

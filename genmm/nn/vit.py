@@ -7,7 +7,6 @@ and not places.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError, ShapeError
 from genmm.nn.attention import attend
 from genmm.nn.rotary import rotary_angles, rotate
@@ -49,11 +49,8 @@ class VisionConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VisionConfig:
-        """Read a stored configuration. Raises: ConfigError for fields that do not exist."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown fields of a vision transformer: {', '.join(sorted(unknown))}")
-        return cls(**{**values, **({"stem": tuple(values["stem"])} if "stem" in values else {})})
+        """Read a stored configuration. Raises: ConfigError for unknown or bad fields."""
+        return read_fields(cls, values, "vision")
 
 
 class VisionTransformer(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genmm.core.errors import ConfigError, UsageError
-from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
+from genmm.quantizers.kmeans import Clusters, KMeansConfig, clusters_of, spherical_kmeans
 from genmm.quantizers.nearest import full_precision
 
 __all__ = ["AdaptiveK", "Nested", "Rule", "adaptive_kmeans", "calibrate_explained", "choose", "nest"]
@@ -87,11 +87,14 @@ def nest(fine: Clusters) -> Nested:
 def _nested(fine: Clusters) -> Nested:
     clips, most = fine.counts.shape
     device, counts = fine.sums.device, fine.counts.float()
-    sums, spread = fine.sums.clone(), fine.distortion.clone()
+    spread, scatter = fine.distortion, fine.within / counts.clamp_min(1.0)
     weights, alive = counts.clone(), fine.mask.clone()
     owner = torch.arange(most, device=device).expand(clips, -1).clone()
+    # Only differences of means matter below; around the mean of all they keep their digits where all are close.
+    centre = fine.sums.sum(1, keepdim=True) / counts.sum(1).clamp_min(1.0).view(-1, 1, 1)
+    sums = fine.sums - counts.unsqueeze(-1) * centre
     gram = torch.matmul(sums, sums.transpose(1, 2))
-    start_gram, scatter = gram.clone(), _fine_scatter(fine)
+    start_gram = gram.clone()
     parents = torch.zeros(clips, most, most, dtype=torch.int64, device=device)
     curve = torch.zeros(clips, most, device=device)
     silhouettes = torch.zeros(clips, most, device=device)
@@ -139,12 +142,6 @@ def _merge(
 def _numbered(owner: Tensor, alive: Tensor) -> Tensor:
     """Owners renamed 0, 1, ... without gaps."""
     return (alive.long().cumsum(1) - 1).clamp_min(0).gather(1, owner)
-
-
-def _fine_scatter(fine: Clusters) -> Tensor:
-    """Mean squared distance of the rows of each fine cluster to its mean [B, K] (unit rows)."""
-    counts = fine.counts.clamp_min(1).float()
-    return (1.0 - fine.sums.square().sum(-1) / counts.square()).clamp_min(0.0) * fine.mask
 
 
 def _silhouette(
@@ -227,7 +224,8 @@ def adaptive_kmeans(
 ) -> tuple[Clusters, Nested]:
     """Cluster every clip with as many clusters as the rule gives it: (clusters, the nested solution with its curve).
 
-    Shapes and arguments as in `spherical_kmeans`; `polish` more iterations start from the merged centroids.
+    Shapes, arguments and errors as in `spherical_kmeans`; `polish` more iterations start from the merged centroids.
+    With 0 the clusters are the merged ones themselves, to which the curve belongs; each iteration loses less.
     """
     options = options or AdaptiveK()
     fine = spherical_kmeans(tokens, options.most, mask=mask, seeds=seeds, config=config)
@@ -238,13 +236,20 @@ def adaptive_kmeans(
 def at_counts(
     tokens: Tensor, nested: Nested, counts: Tensor, *, mask: Tensor | None = None, polish: int = 1
 ) -> Clusters:
-    """The clusters for counts[b] clusters in clip b, taken from the nested solution and polished."""
+    """The clusters for counts[b] clusters in clip b, taken from the nested solution and polished.
+
+    Raises: UsageError for a negative `polish`.
+    """
+    if polish < 0:
+        raise UsageError(f"polish must be at least 0 iterations, got {polish}")
     fine = nested.fine
+    if not polish:
+        return clusters_of(tokens, nested.labels(counts), int(counts.max()))
     table = nested.parents[torch.arange(len(counts), device=counts.device), counts - 1]
     hot = torch.nn.functional.one_hot(table, table.shape[1]).float() * fine.mask.unsqueeze(-1)
     start = torch.matmul(hot.transpose(1, 2), fine.sums)
     width = int(counts.max())
-    rounds = KMeansConfig(max_iterations=max(1, polish))
+    rounds = KMeansConfig(max_iterations=polish)
     return spherical_kmeans(tokens, counts, mask=mask, start=start[:, :width], config=rounds)
 
 
@@ -255,8 +260,9 @@ def calibrate_explained(curves: Tensor, used: Tensor, target: float, options: Ad
     Raises: UsageError when the bounds leave the target out.
     """
     options = options or AdaptiveK(rule="explained")
-    if not options.least <= target <= min(options.most, curves.shape[1]):
-        raise UsageError(f"the mean must be from {options.least} to {options.most} clusters, got {target:g}")
+    most = min(options.most, curves.shape[1])
+    if not options.least <= target <= most:
+        raise UsageError(f"the mean must be from {options.least} to {most} clusters, got {target:g}")
     shares = (1.0 - curves / curves[:, :1].clamp_min(1e-12)).clamp(0.0, 1.0)
     low, high = 1e-6, 1.0 - 1e-6
     for _ in range(40):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genmm.core.errors import ShapeError
+from genmm.core.errors import ShapeError, UsageError
 from genmm.quantizers.nearest import code_sums, nearest_codes
 from genmm.quantizers.vector_gradients import straight_through
-from genmm.quantizers.vector_ranks import several, summed
+from genmm.quantizers.vector_ranks import agreed, several, summed
 
 __all__ = ["Quantised", "SphereCodebook", "Usage"]
 
@@ -132,11 +132,11 @@ class SphereCodebook(nn.Module):
         """Put the codes on random vectors [..., D] of the data, which starts them inside it.
 
         With several processes all take those of the first one, so that the codebooks are equal.
+        Raises: UsageError when there is no vector.
         """
-        rows = functional.normalize(vectors.float().flatten(0, -2), dim=-1)
-        picked = rows[torch.randint(len(rows), (self.codes,), device=rows.device)]
-        picked = _of_first_process(picked + 0.02 * torch.randn_like(picked))
-        self._put(torch.arange(self.codes, device=rows.device), picked)
+        picked = _drawn(vectors, self.codes)
+        picked = agreed(picked + 0.02 * torch.randn_like(picked), shared=several())
+        self._put(torch.arange(self.codes, device=picked.device), picked)
 
     @torch.no_grad()
     def revive(self, vectors: Tensor, least: float) -> int:
@@ -144,12 +144,12 @@ class SphereCodebook(nn.Module):
 
         Their averages start anew, so that old sums do not pull them back. Returns: how many moved. With several
         processes all take the vectors of the first one, so that the codebooks stay equal.
+        Raises: UsageError when there is no vector for a code that moves.
         """
         dead = (self.mass < least * self.mass.mean()).nonzero().flatten()
         if not len(dead):
             return 0
-        rows = functional.normalize(vectors.float().flatten(0, -2), dim=-1)
-        self._put(dead, _of_first_process(rows[torch.randint(len(rows), (len(dead),), device=rows.device)]))
+        self._put(dead, agreed(_drawn(vectors, len(dead)), shared=several()))
         return len(dead)
 
     def _put(self, ids: Tensor, rows: Tensor) -> None:
@@ -160,7 +160,9 @@ class SphereCodebook(nn.Module):
         self.sums[ids] = rows.to(self.sums) * fair
 
 
-def _of_first_process(picked: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast(picked, 0)
-    return picked
+def _drawn(vectors: Tensor, count: int) -> Tensor:
+    """Directions [count, D] of random vectors [..., D]; the same one may come twice."""
+    rows = vectors.float().flatten(0, -2)
+    if not len(rows):
+        raise UsageError(f"codes are put on vectors of the data, got none: {tuple(vectors.shape)}")
+    return functional.normalize(rows[torch.randint(len(rows), (count,), device=rows.device)], dim=-1)

@@ -15,13 +15,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from genmm.core.errors import ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK, choose
-from genmm.quantizers.kmeans import SAME_COSINE, Rows, assign, first_appearance, rows_of
+from genmm.quantizers.kmeans import (
+    SAME_COSINE,
+    Rows,
+    assign,
+    check_rows,
+    cluster_counts,
+    first_appearance,
+    rows_of,
+)
 from genmm.quantizers.nearest import full_precision
 
 __all__ = ["CentreClusters", "Centres", "farthest_first", "k_center"]
+
+TIE = 1e-6
+"""Cosines this close are taken as equal where a centre is chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +66,8 @@ class CentreClusters:
     counts: Tensor
     """[B, K] int64 rows of each cluster."""
     distortion: Tensor
-    """[B] float32, sum over rows of the squared distance to the centre of their cluster (unit rows)."""
+    """[B] float32, sum over rows of the squared distance to the centre of their cluster (unit rows), from
+    cosines, so good to some 1e-7 a row."""
 
 
 def farthest_first(tokens: Tensor, count: int, *, mask: Tensor | None = None, weights: Tensor | None = None) -> Centres:
@@ -66,7 +79,9 @@ def farthest_first(tokens: Tensor, count: int, *, mask: Tensor | None = None, we
     any choice of as many centres leaves. No gradient. Raises: ShapeError, UsageError.
     Source: Gonzalez (Theoretical Computer Science 38, 1985).
     """
-    _check(tokens, count, mask)
+    check_rows(tokens, mask)
+    if count < 1:
+        raise UsageError(f"there must be at least 1 centre, got {count}")
     if weights is not None and weights.shape != tokens.shape[:2]:
         raise ShapeError(f"weights must be {tuple(tokens.shape[:2])}, got {tuple(weights.shape)}")
     with torch.no_grad(), full_precision(tokens.device):
@@ -75,19 +90,10 @@ def farthest_first(tokens: Tensor, count: int, *, mask: Tensor | None = None, we
         return _traverse(rows, share, count)
 
 
-def _check(tokens: Tensor, count: int, mask: Tensor | None) -> None:
-    if tokens.ndim != 3 or not tokens.is_floating_point() or not tokens.numel():
-        raise ShapeError(f"tokens must be floating [B, N, D], none of them 0, got {tokens.dtype} {tuple(tokens.shape)}")
-    if mask is not None and (mask.shape != tokens.shape[:2] or mask.dtype != torch.bool):
-        raise ShapeError(f"mask must be bool {tuple(tokens.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
-    if count < 1:
-        raise UsageError(f"there must be at least 1 centre, got {count}")
-
-
 def _traverse(rows: Rows, share: Tensor, count: int) -> Centres:
     valid = rows.valid
-    mean = torch.bmm((rows.scale * share).unsqueeze(1), rows.tokens)
-    pick = torch.where(valid, _cosine(rows, mean), torch.full_like(share, -torch.inf)).argmax(1)
+    mean = F.normalize(torch.bmm((rows.scale * share).unsqueeze(1), rows.tokens), dim=-1)
+    pick, _ = _first_least(torch.where(valid, -_cosine(rows, mean), torch.full_like(share, 2.0)))
     present = valid.any(1)
     near = torch.full_like(share, -1.0)  # cosine of the nearest centre so far, and of the one after it
     next_near = near.clone()
@@ -101,12 +107,21 @@ def _traverse(rows: Rows, share: Tensor, count: int) -> Centres:
         near = torch.maximum(near, cosine)
         gap, beyond = (2.0 - 2.0 * near).clamp_min(0.0), (2.0 - 2.0 * next_near).clamp_min(1e-12)
         apart = (1.0 - (gap / beyond).sqrt()).clamp_min(0.0) if number else torch.zeros_like(gap)
-        least, pick = torch.where(valid, near, torch.full_like(near, 2.0)).min(1)
+        pick, least = _first_least(torch.where(valid, near, torch.full_like(near, 2.0)))
         reach = torch.where(valid.any(1), 1.0 - least, torch.zeros_like(least)).clamp_min(0.0)
         curves.append((reach, (gap * share).sum(1), (apart * share).sum(1) / share.sum(1).clamp_min(1e-12)))
         present = present & (least < SAME_COSINE)
     reach, distortion, silhouette = (torch.stack(parts, 1) for parts in zip(*curves, strict=True))
     return Centres(torch.stack(taken, 1), reach, distortion, silhouette)
+
+
+def _first_least(cosine: Tensor) -> tuple[Tensor, Tensor]:
+    """The first row within rounding of the least, and the least: [B, N] -> [B], [B].
+
+    Rounding differs from batch to batch; where many rows are equally far it must not choose between them.
+    """
+    least = cosine.amin(1)
+    return (cosine <= least.unsqueeze(1) + TIE).to(torch.uint8).argmax(1), least
 
 
 def _cosine(rows: Rows, direction: Tensor) -> Tensor:
@@ -120,16 +135,15 @@ def k_center(
     """Cluster every clip around its farthest-first centres: (clusters, the centres with their curve).
 
     Shapes: tokens [B, N, D], mask [B, N]; see `farthest_first`. Args: `clusters` is K, one K per clip, or the rule that
-    finds one for each. A clip with fewer distinct directions than K gets fewer clusters.
+    finds one for each. A clip with fewer distinct directions than K gets fewer clusters; directions whose cosine is
+    above `kmeans.SAME_COSINE` are the same. Raises: ShapeError, UsageError.
     """
+    check_rows(tokens, mask)
     if isinstance(clusters, AdaptiveK):
         most = clusters.most
     else:
-        counts = torch.as_tensor(clusters, dtype=torch.int64).reshape(-1)
-        if counts.numel() not in (1, len(tokens)) or int(counts.min()) < 1:
-            raise UsageError(f"clusters must be at least 1, one number or one for each clip, got {clusters!r}")
-        counts, most = counts.expand(len(tokens)).to(tokens.device), int(counts.max())
-    _check(tokens, most, mask)
+        counts = cluster_counts(clusters, len(tokens))
+        counts, most = counts.to(tokens.device), int(counts.max())
     with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
         centres = _traverse(rows, rows.valid.float(), most)

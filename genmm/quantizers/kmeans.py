@@ -27,7 +27,12 @@ SMALLEST_NORM = 1e-6
 """Rows shorter than this have no direction and stay out of all clusters."""
 FAR = torch.finfo(torch.float32).max
 SAME_COSINE = 1.0 - 1e-6
-"""A row this close to its centroid is the centroid; an empty cluster is not started there."""
+"""A row this close to its centroid (1.4 milliradians) is the centroid; an empty cluster is not started there."""
+TIGHT = 1e-3
+"""Mean squared distance of a cluster's unit rows below which it is summed row by row: what is left of the difference of
+two float32 sums is good to four digits from there on."""
+PIECE = 4096
+"""Rows whose distances are computed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +66,7 @@ class KMeansConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"kmeans.{name} must be at least {low}, got {value}")
-        if self.tolerance < 0:
+        if not self.tolerance >= 0:  # NaN too
             raise ConfigError(f"kmeans.tolerance must be at least 0, got {self.tolerance}; 0 goes on to the end")
         if self.seeding not in ("plus_plus", "farthest", "grid"):
             raise ConfigError(f"kmeans.seeding must be plus_plus, farthest or grid, got {self.seeding!r}")
@@ -81,11 +86,15 @@ class Clusters:
     """[B, K] int64 rows of each cluster."""
     sums: Tensor
     """[B, K, D] float32 sums of the unit rows; sums / counts is the mean that the codebook holds."""
-    distortion: Tensor
-    """[B] float32, sum over rows of the squared distance to the mean of their cluster (unit rows). It is the
-    difference of two float32 sums, off by some 1e-7 a row; directions nearer than that count as one anyway."""
+    within: Tensor
+    """[B, K] float32, sum over the rows of each cluster of the squared distance to their mean (unit rows)."""
     iterations: int
     """Iterations over all rows."""
+
+    @property
+    def distortion(self) -> Tensor:
+        """[B] float32, the same over all rows of a clip."""
+        return self.within.sum(1)
 
     @property
     def mask(self) -> Tensor:
@@ -122,7 +131,10 @@ class Rows:
 
 
 def rows_of(tokens: Tensor, mask: Tensor | None = None) -> Rows:
-    """Rows of tokens [B, N, D]. Masked rows, rows with NaN or infinity and rows of no length stay out."""
+    """Rows of tokens [B, N, D].
+
+    Masked rows, rows with NaN or infinity, of no length, or whose squares go past float32 (above 1e19) stay out.
+    """
     tokens = tokens.float()
     norms = torch.linalg.vector_norm(tokens, dim=-1)
     finite = torch.isfinite(norms)
@@ -167,12 +179,15 @@ def spherical_kmeans(
     Shapes: tokens [B, N, D] floating; mask [B, N] bool, True at real rows; start [B, K, D] centroids to begin with.
     Args: `clusters` is K, or one K per clip (all results have the largest K, with empty clusters at the end);
     `seeds` gives one seed per clip for the draws of plus_plus, default 0 for all, so that results repeat.
-    A clip with fewer distinct directions than K gets fewer clusters, see `Clusters.mask`.
-    Gradients are not recorded. Raises: ShapeError, UsageError.
+    A clip with fewer distinct directions than K gets fewer clusters, see `Clusters.mask`; directions whose cosine is
+    above SAME_COSINE are the same. Gradients are not recorded.
+    Raises: ShapeError, UsageError, MissingDependencyError for the engine flash where it is not installed.
     Source: VQToken (arXiv 2503.16980), section 3.2, cosine k-means; seeding, empty clusters and masks are ours.
     """
     config = config or KMeansConfig()
-    _check(tokens, mask, seeds)
+    check_rows(tokens, mask)
+    if seeds is not None and len(seeds) != len(tokens):
+        raise UsageError(f"there are {len(seeds)} seeds for {len(tokens)} clips; give one for each clip")
     with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
         allowed = _allowed(clusters, len(tokens), tokens.device)
@@ -202,22 +217,30 @@ def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: 
     return centroids
 
 
-def _check(tokens: Tensor, mask: Tensor | None, seeds: Sequence[int] | None) -> None:
+def check_rows(tokens: Tensor, mask: Tensor | None) -> None:
+    """Raises: ShapeError for tokens that are not floating [B, N, D], or a mask that is not bool [B, N]."""
     if tokens.ndim != 3 or not tokens.is_floating_point() or not tokens.numel():
         raise ShapeError(f"tokens must be floating [B, N, D], none of them 0, got {tokens.dtype} {tuple(tokens.shape)}")
     if mask is not None and (mask.shape != tokens.shape[:2] or mask.dtype != torch.bool):
         raise ShapeError(f"mask must be bool {tuple(tokens.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}")
-    if seeds is not None and len(seeds) != len(tokens):
-        raise UsageError(f"there are {len(seeds)} seeds for {len(tokens)} clips; give one for each clip")
 
 
 def _allowed(clusters: int | Sequence[int] | Tensor, clips: int, device: torch.device) -> Tensor:
     """[B, K] bool: which clusters each clip may use."""
-    counts = torch.as_tensor(clusters, dtype=torch.int64).cpu().reshape(-1)
-    counts = counts.expand(clips) if counts.numel() == 1 else counts
-    if counts.shape != (clips,) or bool((counts < 1).any()):
-        raise UsageError(f"clusters must be at least 1, one number or one for each of {clips} clips, got {clusters!r}")
+    counts = cluster_counts(clusters, clips)
     return (torch.arange(int(counts.max())) < counts.unsqueeze(1)).to(device)
+
+
+def cluster_counts(clusters: int | Sequence[int] | Tensor, clips: int) -> Tensor:
+    """One K for each clip [B] int64, on the CPU. Raises: UsageError."""
+    counts = torch.as_tensor(clusters).cpu().reshape(-1)
+    counts = counts.expand(clips) if counts.numel() == 1 else counts
+    is_whole = not counts.is_floating_point() and counts.dtype != torch.bool
+    if counts.shape != (clips,) or not is_whole or bool((counts < 1).any()):
+        raise UsageError(
+            f"clusters must be whole and at least 1, one number or one for each of {clips} clips, got {clusters!r}"
+        )
+    return counts.long()
 
 
 @dataclass(eq=False)
@@ -352,14 +375,45 @@ def cluster_sums(rows: Rows, labels: Tensor, clusters: int) -> tuple[Tensor, Ten
     return torch.matmul(hot * rows.scale.unsqueeze(1), rows.tokens), hot.sum(-1)
 
 
+def clusters_of(tokens: Tensor, labels: Tensor, clusters: int) -> Clusters:
+    """The clusters of a partition that is known: tokens [B, N, D], labels [B, N] in [0, clusters), -1 for none."""
+    with torch.no_grad(), full_precision(tokens.device):
+        rows = rows_of(tokens.detach(), labels >= 0)
+        labels = labels.clamp_min(0)
+        sums, counts = cluster_sums(rows, labels, clusters)
+        done = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        return _finish(rows, _State(sums, labels, sums, counts, done.float(), done))
+
+
 def _finish(rows: Rows, state: _State) -> Clusters:
     labels, rank = first_appearance(state.labels, rows.valid, state.counts.shape[1])
     order = rank.argsort(1)
     counts = state.counts.gather(1, order)
     sums = state.sums.gather(1, order.unsqueeze(-1).expand_as(state.sums))
-    energy = sums.square().sum(-1) / counts.clamp_min(1)
-    distortion = (rows.valid.sum(1) - energy.sum(1)).clamp_min(0.0)  # unit rows: sum |x|^2 is their number
-    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, distortion, state.rounds)
+    within = squared_distances(rows, labels, sums, counts)
+    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, within, state.rounds)
+
+
+def squared_distances(rows: Rows, labels: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Sum of the squared distances of the unit rows of each cluster to their mean, [B, K] float32.
+
+    Shapes: labels [B, N], -1 for none; sums [B, K, D] and counts [B, K] of the rows.
+    """
+    safe = counts.clamp_min(1)
+    within = (counts - sums.square().sum(-1) / safe).clamp_min(0.0)  # sum |x|^2 of unit rows is their number
+    tight = (counts > 0) & (within < TIGHT * counts)
+    if not bool(tight.any()):
+        return within
+    means = sums / safe.unsqueeze(-1)
+    chosen = tight.gather(1, labels.clamp_min(0)) & (labels >= 0)
+    gaps = torch.zeros_like(rows.scale)
+    batch, place = chosen.nonzero(as_tuple=True)
+    for b, n in zip(batch.split(PIECE), place.split(PIECE), strict=True):
+        unit = rows.tokens[b, n] * rows.scale[b, n].unsqueeze(-1)
+        gaps[b, n] = (unit - means[b, labels[b, n]]).square().sum(-1)
+    ids = torch.arange(counts.shape[1], device=labels.device).view(1, -1, 1)
+    summed = torch.matmul((labels.unsqueeze(1) == ids).float(), gaps.unsqueeze(-1)).squeeze(-1)
+    return torch.where(tight, summed, within)
 
 
 def first_appearance(labels: Tensor, valid: Tensor, clusters: int) -> tuple[Tensor, Tensor]:

@@ -127,10 +127,13 @@ def official_adaptive(
     """The repository's search: a fit for each K from 12 to `most`, then one more with the K that the rule picks.
 
     Gives back (final fit, fits of the search). `seed_rows` draws the start of each fit; default: k-means++ from
-    torch's global generator, as published.
+    torch's global generator, as published. Raises: UsageError for another rule or a `most` that it cannot search.
     """
     if rule not in ("elbow", "silhouette"):
         raise UsageError(f"the repository knows the rules elbow and silhouette, got {rule!r}")
+    least = FIRST_K + 2 if rule == "elbow" else FIRST_K  # the elbow is a second difference
+    if most < least:
+        raise UsageError(f"most must be at least {least} for the rule {rule}, got {most}")
     draw = seed_rows or official_seeds
     fits = tuple(
         official_kmeans(unit, draw(unit, clusters), max_iterations=max_iterations)

@@ -88,7 +88,10 @@ def _column(table: Tensor, picks: Tensor) -> Tensor:
 
 
 def _drawn(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Rows [B, L] drawn with probabilities in proportion to the weights [B, S]; all alike where the weights vanish."""
+    """Rows [B, L] drawn with probabilities in proportion to the weights [B, S].
+
+    Where all weights vanish it is the last row, every time: all directions have a seed then, and one more stays empty.
+    """
     total = weights.double().cumsum(1)
     index = torch.searchsorted(total, uniform.double() * total[:, -1:], right=True)
     return index.clamp_max(weights.shape[1] - 1)

@@ -92,6 +92,9 @@ def sparse_counts(counts: Tensor) -> tuple[Tensor, Tensor]:
 def dense_counts(codes: Tensor, times: Tensor, size: int) -> Tensor:
     """The inverse of `sparse_counts`: counts [size] int64. Raises: as `to_counts`."""
     _check_codes(size)
+    if codes.is_floating_point() or times.is_floating_point():
+        raise ShapeError(f"codes and times must be whole numbers, got {codes.dtype} and {times.dtype}")
+    _check_range(times, 0, None, "time")
     _check_range(codes, 0, size - 1, "token")
     return torch.zeros(size, dtype=torch.int64, device=codes.device).index_add_(0, codes.long(), times.long())
 

@@ -38,6 +38,8 @@ BLOCKED_FROM = 1 << 17
 """Scores (N x K of one codebook) from which `auto` takes the blocked engine on a CPU."""
 OFFSET_SHARE = 0.25
 """The codes are moved to their mean when that makes the median of their squared norms smaller than this share."""
+TINY = torch.finfo(torch.float32).tiny
+"""Vectors shorter than this have no direction."""
 UNIT_ROUNDOFF = 2.0**-24
 
 
@@ -208,8 +210,8 @@ def prepare(x: Tensor, codes: Tensor, allowed: Tensor | None, metric: Metric, *,
             wide = wide - shift
             bias = wide.square().sum(-1)
     elif metric == "cosine":
-        norms = torch.linalg.vector_norm(wide, dim=-1)
-        scale = torch.where(norms > 0, norms.reciprocal(), torch.zeros_like(norms))
+        norms = row_norms(wide)
+        scale = torch.where(norms >= TINY, norms.reciprocal(), torch.zeros_like(norms))
     if allowed is not None:
         bias = bias.masked_fill(~allowed, torch.inf)
     return Prepared(x, codes if keep else wide, bias, 2.0 if metric == "euclidean" else 1.0, scale, shift)
@@ -239,6 +241,12 @@ def _median(values: Tensor, allowed: Tensor | None) -> Tensor:
     if allowed is None:
         return values.median(1).values
     return values.masked_fill(~allowed, torch.nan).nanmedian(1).values
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """Lengths [...] float32 of rows [..., D], also where their squares go past float32 or vanish in it."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
+    return torch.linalg.vector_norm(x, dim=-1, dtype=wide).float()
 
 
 @contextmanager
@@ -425,9 +433,8 @@ def _distances(x: Tensor, codes: Tensor, indices: Tensor, metric: Metric) -> Ten
         if metric == "euclidean":
             found.append((part - code).square().sum(-1))
             continue
-        dot = (part * code).sum(-1)
         if metric == "cosine":
-            norms = torch.linalg.vector_norm(part, dim=-1) * torch.linalg.vector_norm(code, dim=-1)
-            dot = torch.where(norms > 0, dot / norms, torch.zeros_like(dot)).clamp(-1.0, 1.0)
-        found.append(dot)
+            part, code = (rows / row_norms(rows).clamp_min(TINY).unsqueeze(-1) for rows in (part, code))
+        dot = (part * code).sum(-1)
+        found.append(dot.clamp(-1.0, 1.0) if metric == "cosine" else dot)
     return torch.cat(found, dim=1)

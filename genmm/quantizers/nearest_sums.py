@@ -16,7 +16,7 @@ __all__ = ["code_sums"]
 def code_sums(vectors: Tensor, indices: Tensor, codes: int, *, deterministic: bool = False) -> tuple[Tensor, Tensor]:
     """Add up the vectors of each code: sums [..., K, D] float32 and counts [..., K] float32.
 
-    Shapes: vectors [..., N, D] floating; indices [..., N] int64 in [0, K), negative ones stay out. Leading dimensions
+    Shapes: vectors [..., N, D] floating; indices [..., N] int64, those outside [0, K) stay out. Leading dimensions
     are kept: each has a codebook of its own (flatten what shares one). N may be 0. No gradient flows.
     Counts are exact to 2^24. On a CPU, and with `deterministic` on a GPU too, the order of the additions is fixed and
     results repeat bit for bit. Raises: ShapeError.
@@ -32,8 +32,9 @@ def code_sums(vectors: Tensor, indices: Tensor, codes: int, *, deterministic: bo
     batches = leading.numel()
     with torch.no_grad(), torch.autocast(device_type=vectors.device.type, enabled=False):
         x, ids = vectors.detach().reshape(batches * rows, width).float(), indices.reshape(batches, rows)
-        # One dump row behind each codebook takes the negative ids, so that nothing waits for the device.
-        place = torch.where(ids < 0, codes, ids) + (codes + 1) * torch.arange(batches, device=ids.device).unsqueeze(1)
+        # One dump row behind each codebook takes the ids outside, so that nothing waits for the device.
+        place = torch.where((ids < 0) | (ids > codes), codes, ids)
+        place = place + (codes + 1) * torch.arange(batches, device=ids.device).unsqueeze(1)
         buffer = vectors.new_zeros(batches * (codes + 1), width + 1, dtype=torch.float32)
         place = place.reshape(-1)
         if deterministic and vectors.device.type == "cuda":

@@ -16,7 +16,7 @@ from torch.nn import functional
 from vector_quantize_pytorch import vector_quantize_pytorch as package
 
 from genmm.quantizers.nearest import code_sums, nearest_codes
-from genmm.quantizers.vector_ranks import agreed, all_rows, sample_rows, several, summed
+from genmm.quantizers.vector_ranks import agreed, row_counts, sample_rows, several, summed
 
 __all__ = ["Codebook"]
 
@@ -161,7 +161,7 @@ class Codebook(package.Codebook):
         data = data.detach()
         heads = list(data) if mask is None else [rows[keep] for rows, keep in zip(data, mask, strict=True)]
         shared = self.shares and self.sync_kmeans
-        found = sum(all_rows(heads[0], shared=shared))
+        found = sum(row_counts(heads[0], shared=shared))
         if not found:
             return
         if found < self.codebook_size:
@@ -201,7 +201,7 @@ class Codebook(package.Codebook):
         for head, rows in enumerate(batch_samples.detach()):
             dead = batch_mask[head].nonzero().flatten()  # alike in all processes, as the averages are
             rows = rows if seq_mask is None else rows[seq_mask[head]]
-            total = sum(all_rows(rows, shared=shared))
+            total = sum(row_counts(rows, shared=shared))
             if len(dead) > total > 0:
                 dead = dead[agreed(torch.randperm(len(dead), device=dead.device)[:total], shared=shared)]
             if not total or not len(dead):

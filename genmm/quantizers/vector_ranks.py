@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["agreed", "all_rows", "sample_rows", "several", "summed"]
+__all__ = ["agreed", "row_counts", "sample_rows", "several", "summed"]
 
 
 def several() -> bool:
@@ -26,7 +26,7 @@ def summed(sums: Tensor, counts: Tensor, *, shared: bool) -> tuple[Tensor, Tenso
     return both[..., :-1].contiguous(), both[..., -1].contiguous()
 
 
-def all_rows(rows: Tensor, *, shared: bool) -> list[int]:
+def row_counts(rows: Tensor, *, shared: bool) -> list[int]:
     """How many rows each process has; the host waits for the answer."""
     if not shared:
         return [len(rows)]
@@ -48,7 +48,7 @@ def sample_rows(rows: Tensor, count: int, *, shared: bool) -> Tensor:
 
     There must be at least one row somewhere. The torch generator moves on equally in all processes.
     """
-    sizes = all_rows(rows, shared=shared)
+    sizes = row_counts(rows, shared=shared)
     total = sum(sizes)
     if total >= count:
         picked = torch.randperm(total, device=rows.device)[:count]

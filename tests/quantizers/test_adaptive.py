@@ -119,6 +119,40 @@ def test_clips_of_a_batch_choose_for_themselves():
     assert torch.equal(alone.labels[0], clusters.labels[1])
 
 
+@pytest.mark.parametrize("apart", [0.3, 0.01])
+def test_the_curve_of_close_groups_keeps_its_digits(apart):
+    generator = torch.Generator().manual_seed(3)
+    centre, ways = torch.randn(16, generator=generator), torch.randn(6, 16, generator=generator)
+    which = torch.arange(600) % 6
+    rows = F.normalize(centre, dim=-1) + apart * ways[which] + 0.05 * apart * torch.randn(600, 16, generator=generator)
+    nested = nest(spherical_kmeans(rows[None], 6))
+    unit = F.normalize(rows.double(), dim=-1)
+    for count in range(1, 7):
+        labels = nested.labels(torch.tensor([count]))[0]
+        exact = sum(float((unit[labels == k] - unit[labels == k].mean(0)).square().sum()) for k in labels.unique())
+        assert math.isclose(float(nested.distortion[0, count - 1]), exact, rel_tol=2e-3)
+
+
+def test_the_merged_clusters_can_be_had_as_they_are():
+    rows = torch.randn(2, 200, 8, generator=torch.Generator().manual_seed(4))
+    plain, nested = adaptive_kmeans(rows, AdaptiveK(rule="explained", explained=0.3, most=12), polish=0)
+    assert torch.equal(plain.labels, nested.labels(plain.used))
+    for clip, used in enumerate(plain.used.tolist()):
+        assert math.isclose(float(plain.distortion[clip]), float(nested.distortion[clip, used - 1]), rel_tol=1e-4)
+    polished, _ = adaptive_kmeans(rows, AdaptiveK(rule="explained", explained=0.3, most=12))
+    assert (polished.distortion < plain.distortion).all()
+    with pytest.raises(UsageError, match="polish"):
+        adaptive_kmeans(rows, polish=-1)
+
+
+def test_the_published_search_names_what_it_cannot_do():
+    rows = F.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(5)), dim=-1)
+    with pytest.raises(UsageError, match="at least 14 for the rule elbow"):
+        official_adaptive(rows, most=13)
+    with pytest.raises(UsageError, match="at least 12 for the rule silhouette"):
+        official_adaptive(rows, most=10, rule="silhouette")
+
+
 def test_bad_options_are_named():
     with pytest.raises(ConfigError, match="least <= most"):
         AdaptiveK(least=9, most=4)

@@ -104,6 +104,15 @@ def test_a_clip_is_the_same_alone_and_among_others():
     assert together.counts[0].tolist() == alone.counts[0].tolist() + [0] * 4
 
 
+def test_equally_far_rows_do_not_make_a_clip_depend_on_its_batch():
+    for seed in range(40):
+        rows = torch.randint(-2, 3, (5, 300, 12), generator=torch.Generator().manual_seed(seed)).float()
+        together, _ = k_center(rows, 16)
+        for clip in range(5):
+            alone, _ = k_center(rows[clip : clip + 1], 16)
+            assert torch.equal(together.labels[clip], alone.labels[0])
+
+
 def test_zero_rows_and_broken_ones_stay_out_and_equal_ones_make_no_second_centre():
     rows = some_rows(1, 3)[0].repeat(5, 1)
     rows[0], rows[1] = 0.0, float("nan")
@@ -138,7 +147,7 @@ def test_wrong_arguments_are_named():
         farthest_first(torch.zeros(3, 4), 2)
     with pytest.raises(UsageError, match="at least 1"):
         k_center(torch.ones(1, 3, 2), 0)
-    with pytest.raises(UsageError, match="one for each clip"):
+    with pytest.raises(UsageError, match="one for each of 1 clips"):
         k_center(torch.ones(1, 3, 2), [1, 2])
     with pytest.raises(ShapeError, match="mask"):
         farthest_first(torch.ones(1, 3, 2), 1, mask=torch.ones(1, 2, dtype=torch.bool))

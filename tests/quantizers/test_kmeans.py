@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers import kmeans_seeding
-from genmm.quantizers.kmeans import KMeansConfig, spherical_kmeans, unit_rows
+from genmm.quantizers.kmeans import KMeansConfig, clusters_of, spherical_kmeans, unit_rows
 
 SEEDINGS = ["plus_plus", "farthest", "grid"]
 
@@ -199,8 +199,13 @@ def test_wrong_arguments_say_what_is_wanted():
         spherical_kmeans(torch.ones(1, 3, 2), 0)
     with pytest.raises(UsageError, match="one for each clip"):
         spherical_kmeans(torch.ones(1, 3, 2), 1, seeds=[1, 2])
+    for wrong in (2.7, True, [2, 3]):
+        with pytest.raises(UsageError, match="whole and at least 1"):
+            spherical_kmeans(torch.ones(1, 3, 2), wrong)
     with pytest.raises(ConfigError, match="max_iterations"):
         KMeansConfig(max_iterations=0)
+    with pytest.raises(ConfigError, match="tolerance"):
+        KMeansConfig(tolerance=float("nan"))
 
 
 def test_better_than_plain_seeding_on_rows_without_groups():
@@ -221,6 +226,36 @@ def test_seeds_among_many_rows_are_those_of_the_table_of_distances(monkeypatch):
         monkeypatch.setattr(kmeans_seeding, "MOST_GAPS", 100)
         torch.testing.assert_close(kmeans_seeding.seed_centroids(rows, *given, seeding, 3), table)
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("noise", [0.3, 1e-2, 1e-3, 1e-4])
+def test_the_distortion_of_tight_clusters_keeps_its_digits(noise):
+    generator = torch.Generator().manual_seed(0)
+    groups = F.normalize(torch.randn(4, 64, generator=generator), dim=-1)
+    which = torch.randint(4, (2, 2000), generator=generator)
+    tokens = groups[which] + noise * torch.randn(2, 2000, 64, generator=generator) / 8
+    tokens[1] = 3.0 * groups[which[1]] + torch.randn(2000, 64, generator=generator)  # a wide clip beside it
+    found = spherical_kmeans(tokens, 4)
+    unit = F.normalize(tokens.double(), dim=-1)
+    for clip in range(2):
+        rows, labels = unit[clip], found.labels[clip]
+        for k in range(4):
+            own = rows[labels == k]
+            exact = float((own - own.mean(0)).square().sum())
+            assert float(found.within[clip, k]) == pytest.approx(exact, rel=1e-3)
+    torch.testing.assert_close(spherical_kmeans(tokens[:1], 4).within[0], found.within[0], rtol=1e-5, atol=0)
+
+
+def test_a_known_partition_has_the_sums_of_its_rows():
+    tokens = torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(50).expand(2, -1) % 4 - 1
+    found = clusters_of(tokens, labels, 3)
+    unit = F.normalize(tokens, dim=-1)
+    for k in range(3):
+        own = unit[1][found.labels[1] == k]
+        torch.testing.assert_close(found.sums[1, k], own.sum(0))
+        assert found.counts[1, k] == len(own)
+    assert ((found.labels < 0) == (labels < 0)).all()
 
 
 def test_a_start_of_another_shape_is_refused():

@@ -144,3 +144,12 @@ def test_the_examples_of_the_guide_run():
     assert len(blocks) >= 4
     for block in blocks:
         exec(compile(block, "docs/quantizers.md", "exec"), {})  # noqa: S102 - our own page, run on purpose
+
+
+def test_cosines_do_not_depend_on_lengths_that_float32_can_hold():
+    codes = torch.tensor([[1.0, 0.0], [0.1, 1.0]])
+    for length in (1e-30, 1e-19, 1.0, 1e19, 1e30):
+        found = nearest_codes(torch.tensor([[1.0, 0.0]]), codes * torch.tensor([[length], [1.0]]), metric="cosine")
+        assert found.indices.tolist() == [0]
+        found = nearest_codes(torch.tensor([[length, 0.0]]), codes, metric="cosine", return_distances=True)
+        assert found.indices.tolist() == [0] and found.distances.tolist() == [1.0]

@@ -58,3 +58,9 @@ def test_the_fixed_order_repeats_bit_for_bit():
     first, again = (code_sums(x, ids, 50, deterministic=True)[0] for _ in range(2))
     assert torch.equal(first, again)
     torch.testing.assert_close(first.cpu(), by_loop(x.cpu(), ids.cpu(), 50)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_ids_outside_the_codebook_stay_out_of_every_codebook():
+    vectors = torch.ones(2, 4, 3)
+    sums, counts = code_sums(vectors, torch.tensor([[0, 2, 3, -1], [1, 1, 9, 0]]), 2)
+    assert counts.tolist() == [[1.0, 0.0], [1.0, 2.0]] and sums[..., 0].tolist() == counts.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,7 +13,6 @@ from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.baselines import BASELINES, TokenLearner, pool_grid, tome_merge
 from genmm.systems.vqtoken.blocks import OccupancyBlock, OfficialBlock, PaperBlock
 from genmm.systems.vqtoken.geometry import (
-    cells_along,
     describe_occupancy,
     description_width,
     geometry_of,
@@ -96,11 +96,18 @@ def test_the_code_of_a_clip_without_tokens_decodes_to_nothing():
 def test_geometry_is_that_of_the_indicator_maps():
     generator = torch.Generator().manual_seed(6)
     ids = torch.randint(-1, 5, (2, 4, 3, 6), generator=generator)
-    hot = one_hot(ids, 5)
-    for axis, others in ((1, (3, 4)), (2, (2, 4)), (3, (2, 3))):
-        assert torch.equal(cells_along(ids, 5, axis), hot.sum(others).long())
+    hot, place = one_hot(ids, 6).double(), geometry_of(ids, 6)
+    assert torch.equal(place.counts, hot.sum((2, 3, 4)).long()) and not place.counts[:, 5].any()
+    safe = place.counts.clamp_min(1)
+    for axis, (length, others) in enumerate([(4, (3, 4)), (3, (2, 4)), (6, (2, 3))]):
+        along, where = hot.sum(others), (torch.arange(length) + 0.5) / length
+        mean = (along * where).sum(-1) / safe
+        torch.testing.assert_close(place.positions[..., axis].double(), mean, atol=1e-6, rtol=0)
+        spread = ((along * (where - mean.unsqueeze(-1)).square()).sum(-1) / safe).sqrt()
+        torch.testing.assert_close(place.spread[..., axis].double(), spread, atol=1e-6, rtol=0)
+    assert not place.positions[:, 5].any() and not place.spread[:, 5].any()
     with pytest.raises(ShapeError):
-        cells_along(ids[0], 5, 1)
+        geometry_of(ids[0], 5)
 
 
 def test_the_codebook_is_the_mean_of_the_raw_tokens():
@@ -122,7 +129,39 @@ def test_scales_of_the_codebook():
     torch.testing.assert_close(norm.codebook[0].norm(dim=-1), length.expand(6), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["paper", "occupancy"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scale", ["raw", "unit", "norm"])
+@pytest.mark.parametrize("method", ["kmeans", "k_center", "pool", "tome"])
+def test_every_number_format_gives_a_finite_codebook(dtype, scale, method):
+    tokens = grid().to(dtype)
+    tokens[0, 1, 2, 3] = 0.0
+    mask = torch.tensor([[True] * 4 + [False], [True] * 5])
+    reduced = reduce(tokens, 6, method=method, scale=scale, frame_mask=mask, block=some_block("occupancy"))
+    wide = reduce(tokens.float(), 6, method=method, scale=scale, frame_mask=mask)
+    assert torch.isfinite(reduced.codebook).all() and torch.isfinite(reduced.tokens).all()
+    torch.testing.assert_close(reduced.codebook.float(), wide.codebook, atol=0.05, rtol=0.02)
+
+
+def test_half_precision_holds_long_tokens_and_many_merges():
+    tokens = grid(1).half()
+    tokens[:] = 1000.0 * F.normalize(tokens.float(), dim=-1).half() * 16
+    assert (tokens.float().norm(dim=-1) > 15_000).all()
+    for method in ("kmeans", "k_center"):
+        unit = reduce(tokens, 4, method=method, scale="unit").codebook.float()
+        assert (unit.norm(dim=-1) > 0.5).all() and (unit.norm(dim=-1) < 1.01).all()
+    for method in ("tome", "pool"):
+        made = reduce(10 * torch.ones(1, 16, 32, 32, 4, dtype=torch.float16), 1, method=method)
+        torch.testing.assert_close(made.tokens, torch.full_like(made.tokens, 10.0))
+
+
+def test_autocast_does_not_reach_the_codebook():
+    tokens = grid(channels=32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = reduce(tokens, 6)
+    assert torch.equal(inside.codebook, reduce(tokens, 6).codebook)
+
+
+@pytest.mark.parametrize("kind", ["paper", "occupancy", "official"])
 def test_a_clip_is_the_same_alone_and_among_others(kind):
     block = some_block(kind)
     short, long = grid(1, frames=3, seed=1), grid(1, frames=5, seed=2)
@@ -133,7 +172,8 @@ def test_a_clip_is_the_same_alone_and_among_others(kind):
         alone = reduce(short, 7, block=block)
     assert torch.equal(together.index_map[0, :3], alone.index_map[0])
     assert (together.index_map[0, 3:] == -1).all()
-    torch.testing.assert_close(together.tokens[0], alone.tokens[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(together.token_mask[0], F.pad(alone.token_mask[0], (0, together.tokens.shape[1] - 7)))
+    torch.testing.assert_close(together.tokens[0, :7], alone.tokens[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together.positions[0], alone.positions[0])
 
 
@@ -228,6 +268,41 @@ def test_clips_of_any_size_come_back_in_order():
     made = reduce_clips(clips, 6)
     assert [one.index_map.shape[1:] for one in made] == [(3, 6, 4), (4, 5, 4), (5, 6, 4)]
     torch.testing.assert_close(made[2].codebook, reduce(clips[2][None], 6).codebook, atol=1e-5, rtol=1e-5)
+
+
+def test_a_clip_of_a_batch_has_its_own_figures_and_all_its_frames():
+    first, second = grid(1, frames=4, seed=1)[0], grid(1, frames=5, seed=2)[0]
+    first[3] = 0.0  # a black frame whose features are nothing
+    made = reduce_clips([first, second], 3)
+    for clip, one in zip((first, second), made, strict=True):
+        assert one.index_map.shape[1:] == clip.shape[:3] == one.decode().shape[1:4]
+        assert float(one.stats["distortion"]) == pytest.approx(
+            float(reduce(clip[None], 3).stats["distortion"]), abs=1e-4
+        )
+    assert (made[0].index_map[0, 3] == -1).all()
+
+
+def test_whole_numbers_of_numpy_are_budgets_and_seeds():
+    tokens = grid()
+    assert torch.equal(reduce(tokens, np.int64(4)).index_map, reduce(tokens, 4).index_map)
+    drawn = reduce(tokens, 4, method="random", seeds=np.array([1, 2]))
+    assert torch.equal(drawn.index_map, reduce(tokens, 4, method="random", seeds=[1, 2]).index_map)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"budget": "adaptive"}, "a number of tokens, Fixed or AdaptiveK, got 'adaptive'"),
+        ({"budget": 2.5}, "got '2.5'"),
+        ({"scale": "banana"}, "no scale 'banana'; choose one of: raw, unit, norm"),
+        ({"seeds": [1]}, "1 seeds for 2 clips"),
+        ({"frame_mask": torch.ones(2, 5)}, "must be bool"),
+        ({"frame_mask": torch.tensor([[False] + [True] * 4] * 2)}, "True at the first frames"),
+    ],
+)
+def test_arguments_of_a_reduction_say_what_is_wanted(change, said):
+    with pytest.raises(UsageError, match=said):
+        reduce(grid(), **{"budget": 4, **change})
 
 
 def test_wrong_arguments_are_named():

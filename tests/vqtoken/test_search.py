@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from genmm.core.errors import DataError, MediaError, UsageError
@@ -15,7 +16,7 @@ from genmm.media.image import write_image
 from genmm.media.video import read_video, write_video
 from genmm.systems.vqtoken.encoders import FunctionEncoder
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline
-from genmm.systems.vqtoken.search import TokenSet, VideoIndex, moment_sets, query_set, set_similarity
+from genmm.systems.vqtoken.search import MomentSet, VideoIndex, moment_sets, query_set, set_similarity
 
 PAIRS = (("red", "grey"), ("yellow", "blue"), ("white", "green"), ("cyan", "brown"))
 
@@ -64,7 +65,7 @@ def test_scores_are_the_definition(index, eyes, videos):
     expected = []
     for number in range(8):
         rows = stored["moment"] == number
-        one = TokenSet(stored["tokens"][rows], stored["weights"][rows])
+        one = MomentSet(stored["tokens"][rows], stored["weights"][rows])
         expected.append(set_similarity(query, one, stored["centre"]))
     assert [hit.score for hit in hits] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
@@ -141,7 +142,42 @@ def test_wrong_indexes_are_refused(index, tmp_path):
         VideoIndex.open(index.folder)
     empty = VideoIndex.open(tmp_path / "empty", "x", create=True)
     with pytest.raises(UsageError, match="empty"):
-        empty.search(TokenSet(torch.ones(1, 7), torch.ones(1)))
+        empty.search(MomentSet(torch.ones(1, 7), torch.ones(1)))
+
+
+@pytest.mark.parametrize("damage", ["names", "offsets", "weights", "spans", "bytes", "gone"])
+def test_a_damaged_file_of_tokens_is_named_with_its_video_and_made_again(index, eyes, videos, damage):
+    entry = index.entries[0]
+    file = index.folder / f"{entry.id}.safetensors"
+    stored = load_file(file)
+    changed = {
+        "names": {"foo": torch.ones(3)},
+        "offsets": {**stored, "offsets": 3 * stored["offsets"]},
+        "weights": {**stored, "weights": stored["weights"][:-1].contiguous()},
+        "spans": {**stored, "spans": stored["spans"][:, :1].contiguous()},
+    }
+    if damage == "bytes":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        save_file(changed[damage], file)
+    query = query_set(eyes, videos[1], tokens=6)
+    with pytest.raises(DataError, match="damaged|lost") as error:
+        VideoIndex.open(index.folder, eyes.encoder_fingerprint).search(query)
+    assert f"genmm index add {entry.path} --index {index.folder}" in str(error.value)
+    assert VideoIndex.open(index.folder, eyes.encoder_fingerprint).add(eyes, entry.path, tokens=6, moment_s=1.0)
+    again = VideoIndex.open(index.folder, eyes.encoder_fingerprint)
+    assert len(again) == 4 and again.search(query, top=9)
+    assert not again.add(eyes, entry.path, tokens=6, moment_s=1.0)
+
+
+def test_tokens_of_different_widths_are_refused(index, eyes, videos):
+    file = index.folder / f"{index.entries[0].id}.safetensors"
+    stored = load_file(file)
+    save_file({**stored, "tokens": stored["tokens"][:, :5].contiguous()}, file)
+    with pytest.raises(DataError, match=r"widths \[5, 7\]"):
+        VideoIndex.open(index.folder, eyes.encoder_fingerprint).search(query_set(eyes, videos[1], tokens=6))
 
 
 def test_a_reader_follows_what_another_process_changes(index, eyes, videos, tmp_path):
@@ -165,7 +201,7 @@ def test_a_query_without_any_feature_is_explained(tiny_config, tmp_path):
 
 def test_no_query_and_no_length_of_moments_but_real_ones(index, eyes, videos):
     with pytest.raises(UsageError, match="no token"):
-        index.search(TokenSet(torch.zeros(0, 7), torch.zeros(0)))
+        index.search(MomentSet(torch.zeros(0, 7), torch.zeros(0)))
     for length in (0.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="longer than 0 s"):
             list(moment_sets(eyes, videos[0], moment_s=length))

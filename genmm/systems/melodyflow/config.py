@@ -7,16 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
-
-
-def known_fields(cls: type, values: Mapping[str, Any], where: str, strict: bool) -> dict[str, Any]:
-    """The entries of `values` that the dataclass has. Raises: ConfigError for others when strict."""
-    names = {entry.name for entry in fields(cls)}
-    unknown = sorted(set(values) - names)
-    if unknown and strict:
-        raise ConfigError(f"{where} has unknown fields: {', '.join(unknown)}; known: {', '.join(sorted(names))}")
-    return {name: value for name, value in values.items() if name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +59,7 @@ class FlowConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, strict: bool = True) -> Self:
         """Read a config. Raises: ConfigError for unknown fields (when strict) and bad values."""
-        return cls(**known_fields(cls, values, "network", strict))
+        return read_fields(cls, values, "network", strict=strict)
 
     @classmethod
     def from_official(cls, blocks: Mapping[str, Any]) -> Self:
@@ -140,7 +132,7 @@ class SeanetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a config. Raises: ConfigError for unknown fields and bad values."""
-        return cls(**known_fields(cls, values, "codec", True))
+        return read_fields(cls, values, "codec")
 
     @classmethod
     def from_official(cls, blocks: Mapping[str, Any]) -> Self:
@@ -151,8 +143,8 @@ class SeanetConfig:
         decoder = dict(seanet.get("decoder") or {})
         if wrong or encodec.get("renormalize") or decoder.get("final_activation"):
             raise ConfigError(f"this is not the codec of MelodyFlow: {wrong or {**encodec, **decoder}}")
-        values = known_fields(cls, seanet, "codec", False)
-        return cls(**{**values, "sample_rate": encodec.get("sample_rate", 48000)})
+        values = {**seanet, "sample_rate": encodec.get("sample_rate", 48000)}
+        return read_fields(cls, values, "codec", strict=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_dict` reads them."""

@@ -83,7 +83,7 @@ class MelodyFlowPipeline:
             raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of MelodyFlow")
         stored = load_tensors(folder, dtype=None)
         with UnsetWeights():
-            network = FlowNetwork(FlowConfig.from_dict(config["network"])).eval().requires_grad_(False)
+            network = FlowNetwork(FlowConfig.from_dict(config.get("network"))).eval().requires_grad_(False)
         text = {name.removeprefix("text."): value for name, value in stored.items() if name.startswith("text.")}
         load_into(network, {name: value for name, value in stored.items() if not name.startswith("text.")})
         kind = read_config(folder / "codec")["system"]
@@ -376,7 +376,7 @@ def _own_settings(job: MusicJob) -> dict[str, Any]:
 
 
 def _read_reader(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TextReader:
-    kind = config.get("kind")
+    kind = config.get("kind") if isinstance(config, Mapping) else None
     if kind == "t5":
         return T5Reader(T5Text.from_folder(folder / "text"))
     if kind != "captions":

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.config import read_fields
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.nn.spectral import LogMel, OverlapAddSynthesis
 from genmm.nn.tones import SemitoneLevels, ToneBank, semitone_hz
-from genmm.systems.melodyflow.config import known_fields
 from genmm.systems.melodyflow.latents import Posterior
 
 QUIET = -9.0
@@ -113,7 +113,7 @@ class SpectralCodecConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a config. Raises: ConfigError for unknown fields and bad values."""
-        return cls(**known_fields(cls, values, "codec", True))
+        return read_fields(cls, values, "codec")
 
 
 class CentredBlock(nn.Module):
@@ -327,7 +327,7 @@ class SpectralCodec(nn.Module):
         config = read_config(Path(folder))
         if config["system"] != "music-codec":
             raise CheckpointError(f"expected a music-codec checkpoint, config.json says {config['system']!r}")
-        sizes = SpectralCodecConfig.from_dict(config["codec"])
+        sizes = SpectralCodecConfig.from_dict(config.get("codec"))
         codec = cls(sizes if synthesis_from_hz is None else replace(sizes, synthesis_from_hz=synthesis_from_hz))
         load_into(codec, {**load_tensors(Path(folder)), "standardise.num_batches_tracked": torch.tensor(0)})
         return codec.eval().requires_grad_(False)

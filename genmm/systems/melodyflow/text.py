@@ -13,9 +13,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
 from genmm.systems.melodyflow.captions import VALUES, Caption
-from genmm.systems.melodyflow.config import known_fields
 
 FIELDS = ("tempo_bpm", *VALUES)
 """The fields in the order of their tokens."""
@@ -41,7 +41,7 @@ class CaptionTextConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a config. Raises: ConfigError."""
-        return cls(**known_fields(cls, values, "text", True))
+        return read_fields(cls, values, "text")
 
 
 def caption_codes(captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,7 @@ class SeanetCodec(nn.Module):
         config = read_config(Path(folder))
         if config["system"] != "music-vae":
             raise CheckpointError(f"expected a music-vae checkpoint, config.json says {config['system']!r}")
-        codec = cls(SeanetConfig.from_dict(config["codec"]))
+        codec = cls(SeanetConfig.from_dict(config.get("codec")))
         load_into(codec, load_tensors(Path(folder)))
         return codec.eval().requires_grad_(False)
 

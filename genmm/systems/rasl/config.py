@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
 from genmm.systems.rasl.audio_features import AUDIO_SIZE
 from genmm.systems.rasl.visual_features import VISUAL_SIZE
@@ -64,7 +65,7 @@ class RaslConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RaslConfig:
         """Read what `to_dict` wrote. Raises: ConfigError for unknown names or bad values."""
-        return _from_dict(cls, values)
+        return read_fields(cls, values, "network")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -136,11 +137,3 @@ class ObjectiveConfig:
             raise ConfigError(
                 f"rasl objective: {', '.join(f'{name} {getattr(self, name)}' for name in bad)} not usable"
             )
-
-
-def _from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    known = {entry.name for entry in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(f"rasl: unknown setting {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    return cls(**values)

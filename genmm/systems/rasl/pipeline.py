@@ -83,7 +83,7 @@ class RaslPipeline:
             raise CheckpointError(
                 f"{folder} was trained on features of {config['extractor']!r}, not {extractor.name}; pass its extractor"
             )
-        network = RaslNetwork(RaslConfig.from_dict(config["network"])).eval().requires_grad_(False)
+        network = RaslNetwork(RaslConfig.from_dict(config.get("network"))).eval().requires_grad_(False)
         load_into(network, load_tensors(folder))
         pipeline = cls(
             network,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.config import read_fields
 from genmm.core.errors import CheckpointError, ConfigError, ShapeError
 from genmm.nn.convnext import CausalConvNeXtStack
 from genmm.nn.spectral import LogMel, OverlapAddSynthesis
@@ -225,7 +226,7 @@ class SpeechCodec(nn.Module):
         config = read_config(Path(folder))
         if config.get("system") != "speech-codec":
             raise CheckpointError(f"expected a speech-codec checkpoint, config.json says {config.get('system')!r}")
-        codec = cls(SpeechCodecConfig(**config["codec"]))
+        codec = cls(read_fields(SpeechCodecConfig, config.get("codec"), "codec"))
         load_into(codec, {**load_tensors(Path(folder)), "standardise.num_batches_tracked": torch.tensor(0)})
         return codec.eval()
 

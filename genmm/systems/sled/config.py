@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
 
 # Fields of a Hugging Face config that we do not model: each may only hold the value that our network implements.
@@ -137,11 +139,10 @@ class SledConfig:
 
         Raises: ConfigError for a field we do not know (strict), and for one that asks for something else than we build.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping):
+            return read_fields(cls, values, "network")  # says what is wrong
         for name, only in _FIXED.items():
             if values.get(name, only) != only:
                 raise ConfigError(f"{name}={values[name]!r} is not supported, only {only!r}")
-        unknown = sorted(set(values) - known - set(_FIXED) - {"model_type"})
-        if unknown and strict:
-            raise ConfigError(f"unknown fields in the SLED configuration: {', '.join(unknown)}; known: {sorted(known)}")
-        return cls(**{name: value for name, value in values.items() if name in known})
+        own = {name: value for name, value in values.items() if name not in (*_FIXED, "model_type")}
+        return read_fields(cls, own, "network", strict=strict)

@@ -87,7 +87,7 @@ class SledPipeline:
         if kind not in CODECS:
             raise CheckpointError(f"{folder}/config.json names the codec {kind!r}; known: {', '.join(CODECS)}")
         with UnsetWeights():
-            network = SledNetwork(SledConfig.from_dict(config["network"])).eval().requires_grad_(False)
+            network = SledNetwork(SledConfig.from_dict(config.get("network"))).eval().requires_grad_(False)
         load_into(network, load_tensors(folder))
         pipeline = cls(
             network,

@@ -14,7 +14,7 @@ from typing import Any
 
 from num2words import num2words
 
-from genmm.core.errors import ConfigError
+from genmm.core.config import read_fields
 
 _ABBREVIATIONS = {
     "mr": "mister",
@@ -77,11 +77,7 @@ class TextRules:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TextRules:
         """Read the "text" section of a checkpoint. Raises: ConfigError for a field we do not know."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown text rules: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return cls(**values)
+        return read_fields(cls, values, "text")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json."""

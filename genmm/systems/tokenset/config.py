@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
 
 
@@ -94,7 +95,7 @@ class SetTokenizerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SetTokenizerConfig:
         """From config.json. Raises: ConfigError for an unknown field or a bad value."""
-        return cls(**_fields(cls, values, tuples=("channel_mult", "sizes")))
+        return read_fields(cls, values, "tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,8 @@ class CountNetworkConfig:
                 raise ConfigError(f"network.{name} must be at least 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ConfigError(f"heads {self.heads} must divide width {self.width}")
+        if int(self.width * self.mlp_ratio) < 1:
+            raise ConfigError(f"network.mlp_ratio must be above 0, got {self.mlp_ratio}; 4 is usual")
         if self.codes % self.group:
             raise ConfigError(f"group {self.group} must divide the {self.codes} codes")
         if self.tokens > self.codes:
@@ -155,15 +158,4 @@ class CountNetworkConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CountNetworkConfig:
         """From config.json. Raises: ConfigError for an unknown field or a bad value."""
-        known = _fields(cls, values)
-        labels = known.get("labels", {})
-        known["labels"] = {str(name): tuple(map(str, entries)) for name, entries in labels.items()}
-        return cls(**known)
-
-
-def _fields(kind: type, values: Mapping[str, Any], tuples: tuple[str, ...] = ()) -> dict[str, Any]:
-    names = [entry.name for entry in dataclasses.fields(kind)]
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise ConfigError(f"unknown fields in the TokenSet configuration: {', '.join(unknown)}; known: {names}")
-    return {name: tuple(value) if name in tuples else value for name, value in values.items()}
+        return read_fields(cls, values, "network")

@@ -81,7 +81,7 @@ class TokenSetPipeline(SetEditing):
         network = None
         if "network" in config:
             with torch.device("meta"):  # no random start for weights that are about to be read
-                network = CountNetwork(CountNetworkConfig.from_dict(config["network"]))
+                network = CountNetwork(CountNetworkConfig.from_dict(config.get("network")))
             network = network.to_empty(device="cpu").eval().requires_grad_(False)
             load_into(network, load_tensors(folder))
         pipeline = cls(

@@ -75,6 +75,8 @@ class Answerer(nn.Module):
 
     def encode(self, questions: Sequence[str]) -> Tensor:
         """Word ids [Q, L] int64, padded with 0. Raises: UsageError naming words that were never learned."""
+        if not questions:
+            raise UsageError("there is no question to answer; ask at least one")
         rows = [question_words(text) for text in questions]
         for text, row in zip(questions, rows, strict=True):
             unknown = sorted({word for word in row if word not in self.word_ids})

@@ -98,8 +98,8 @@ def pool(tokens: Tensor, valid: Tensor, grid: tuple[int, int, int], count: int, 
 
 
 def _averaged(tokens: Tensor, valid: Tensor, owner: Tensor, count: int) -> Kept:
-    sums = tokens.new_zeros(count, tokens.shape[1]).index_add(0, owner[valid], tokens[valid])
-    sizes = torch.bincount(owner[valid], minlength=count).to(tokens)
+    sums = torch.zeros(count, tokens.shape[1], device=tokens.device).index_add(0, owner[valid], tokens[valid].float())
+    sizes = torch.bincount(owner[valid], minlength=count)
     return Kept(sums / sizes.clamp_min(1).unsqueeze(1), owner)
 
 
@@ -133,7 +133,8 @@ def tome_merge(tokens: Tensor, sizes: Tensor, count: int) -> tuple[Tensor, Tenso
 def tome(tokens: Tensor, valid: Tensor, grid: tuple[int, int, int], count: int, seed: int) -> Kept:
     """ToMe over the whole clip, round after round until m tokens are left."""
     rows = valid.nonzero().squeeze(1)
-    merged, sizes = tokens[rows], torch.ones(len(rows), device=tokens.device)
+    # float16 has no room for sums of many tokens
+    merged, sizes = tokens[rows].float(), torch.ones(len(rows), device=tokens.device)
     place = torch.arange(len(rows), device=tokens.device)
     while len(merged) > count:
         merged, sizes, step = tome_merge(merged, sizes, count)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genmm.core.errors import ShapeError
+from genmm.core.errors import ConfigError, ShapeError
 from genmm.nn.attention import attend
+from genmm.quantizers.kmeans_seeding import take_rows
 from genmm.systems.vqtoken.geometry import describe_occupancy, description_width, frame_counts, one_hot
 from genmm.systems.vqtoken.methods import BlockName
 
@@ -60,25 +61,25 @@ class OfficialBlock(nn.Module):
                 nn.init.zeros_(weight)
 
     def forward(self, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Shapes: see the module. The cycle of a clip depends on its own K alone."""
+        """Shapes: see the module. The cycle of a clip depends on its own frames and K alone."""
         cells = index_map[0, 0].numel()
         if cells != self.cells:
             raise ShapeError(f"this block was trained for {self.cells} cells a frame, the map has {cells}")
-        return self._decode(codebook, index_map.flatten(2), mask.sum(1).clamp_min(1))
+        return self._decode(codebook, index_map.flatten(2), mask.sum(1).clamp_min(1), frame_counts(index_map))
 
     def one(self, codebook: Tensor, index_map: Tensor) -> Tensor:
         """Tokens [max(T, K), D] of one clip: codebook [K, D], index_map [T, H, W] or [T, H W]."""
         used = torch.tensor([len(codebook)], device=codebook.device)
-        return self._decode(codebook.unsqueeze(0), index_map.flatten(1).unsqueeze(0), used)[0][0]
+        frames = torch.full_like(used, len(index_map))
+        return self._decode(codebook.unsqueeze(0), index_map.flatten(1).unsqueeze(0), used, frames)[0][0]
 
-    def _decode(self, codebook: Tensor, ids: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-        """codebook [B, K, D], ids [B, T, H W], used [B] rows of the codebook that count."""
-        counts = used.clamp_min(ids.shape[1])
+    def _decode(self, codebook: Tensor, ids: Tensor, used: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """codebook [B, K, D], ids [B, T, H W]; rows of the codebook `used` [B] and `frames` [B] that count."""
+        counts = torch.maximum(used, frames)
         turn = torch.arange(int(counts.max()), device=used.device)
         # Published as is: ids are numbers here.
-        queries = self.to_q_proj(ids.to(codebook.dtype))[:, turn % ids.shape[1]]
-        cycle = (turn % used.unsqueeze(1)).unsqueeze(-1).expand(-1, -1, codebook.shape[-1])
-        memory = codebook.gather(1, cycle)
+        queries = take_rows(self.to_q_proj(ids.to(codebook.dtype)), turn % frames.unsqueeze(1))
+        memory = take_rows(codebook, turn % used.unsqueeze(1))
         present = turn < counts.unsqueeze(1)
         beyond = None if bool(present.all()) else ~present
         tokens = self.transformer_decoder(
@@ -169,10 +170,14 @@ class OccupancyBlock(nn.Module):
 
 
 def run_block(block: nn.Module, codebook: Tensor, index_map: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A block on maps of any length: of more than MOST_MAP_FRAMES frames it sees every so-many-th, so that hours of
-    video take no more memory than minutes."""
+    """A block on a codebook of any number format and a map of any length.
+
+    Of more than MOST_MAP_FRAMES frames it sees every so-many-th, so that hours of video take no more memory than
+    minutes. Tokens have the number format of the block.
+    """
     step = max(1, -(-index_map.shape[1] // MOST_MAP_FRAMES))
-    return block(codebook, index_map[:, ::step], mask)
+    weight = next(block.parameters(), None)
+    return block(codebook if weight is None else codebook.to(weight.dtype), index_map[:, ::step], mask)
 
 
 def _key_mask(mask: Tensor) -> Tensor:
@@ -201,9 +206,14 @@ def _read_at(table: Tensor, count: int, lengths: Tensor | None) -> Tensor:
 def make_block(
     name: BlockName, width: int, heads: int, cells: int, *, bins: int = 8, grid: int = 4, zero_start: bool = False
 ) -> nn.Module:
-    """The block of a name; `cells` (H x W) matters to the official one alone, bins, grid and start to occupancy."""
+    """The block of a name; `cells` (H x W) matters to the official one alone, bins, grid and start to occupancy.
+
+    Raises: ConfigError when the heads do not divide the width.
+    """
     if name == "none":
         return PlainBlock()
+    if width % heads:
+        raise ConfigError(f"block.heads must divide the width of the tokens, {width}; got {heads}")
     if name == "official":
         return OfficialBlock(cells, width, heads)
     if name == "paper":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from genmm.core.config import read_fields
 from genmm.core.errors import ConfigError
 from genmm.nn.vit import VisionConfig
-from genmm.systems.vqtoken.methods import BLOCKS, CLUSTERINGS, BlockName, Clustering
+from genmm.systems.vqtoken.methods import BLOCKS, CLUSTERINGS, SCALES, BlockName, Clustering, Scale
 
 __all__ = ["AnswererConfig", "BlockConfig", "FrameConfig", "VqTokenConfig"]
 
@@ -44,8 +45,8 @@ class BlockConfig:
     """Cells along a side of the coarse map in the description."""
     cells: int = 0
     """H x W of the official block; the others take any grid."""
-    codebook_scale: Literal["raw", "unit", "norm"] = "raw"
-    """What codebook rows are made of, see `genmm.systems.vqtoken.reducer.Scale`."""
+    codebook_scale: Scale = "raw"
+    """What codebook rows are made of, see `genmm.systems.vqtoken.methods.Scale`."""
     clustering: Clustering = "kmeans"
     """What the block was trained on: means (as published) or real tokens, farthest first; see
     `genmm.systems.vqtoken.methods.Clustering`."""
@@ -53,6 +54,8 @@ class BlockConfig:
     def __post_init__(self) -> None:
         if self.clustering not in CLUSTERINGS:
             raise ConfigError(f"block.clustering must be {' or '.join(CLUSTERINGS)}, got {self.clustering!r}")
+        if self.codebook_scale not in SCALES:
+            raise ConfigError(f"block.codebook_scale must be one of {', '.join(SCALES)}, got {self.codebook_scale!r}")
         if self.kind not in BLOCKS:
             raise ConfigError(f"block.kind must be one of {', '.join(BLOCKS)}, got {self.kind!r}")
         if min(self.heads, self.bins, self.grid) < 1 or (self.kind == "official" and self.cells < 1):
@@ -79,8 +82,9 @@ class AnswererConfig:
     """What it can answer."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.heads, self.latents, self.layers) < 1 or self.width % self.heads:
-            raise ConfigError(f"answerer: sizes at least 1, width a multiple of heads, got {self.width}, {self.heads}")
+        if min(self.width, self.heads, self.latents, self.layers, self.tokens) < 1 or self.width % self.heads:
+            own = {name: getattr(self, name) for name in ("width", "heads", "latents", "layers", "tokens")}
+            raise ConfigError(f"answerer: sizes at least 1, width a multiple of heads, got {own}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,21 +107,4 @@ class VqTokenConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VqTokenConfig:
         """Read a stored configuration. Raises: ConfigError for unknown or bad fields."""
-        kinds = {"frames": FrameConfig, "block": BlockConfig, "answerer": AnswererConfig}
-        unknown = set(values) - {*kinds, "vision"}
-        if unknown:
-            raise ConfigError(f"unknown parts of a VQToken configuration: {', '.join(sorted(unknown))}")
-        parts: dict[str, Any] = {}
-        if "vision" in values:
-            parts["vision"] = VisionConfig.from_dict(values["vision"])
-        for name, kind in kinds.items():
-            if values.get(name) is not None:
-                parts[name] = _read(kind, name, values[name])
-        return cls(**parts)
-
-
-def _read(kind: type, name: str, values: Mapping[str, Any]) -> Any:
-    known = {entry.name for entry in dataclasses.fields(kind)}
-    if set(values) - known:
-        raise ConfigError(f"unknown fields of {name}: {', '.join(sorted(set(values) - known))}")
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        return read_fields(cls, values, "network")

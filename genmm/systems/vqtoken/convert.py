@@ -62,6 +62,8 @@ def official_block(tensors: Mapping[str, Tensor], *, heads: int = HEADS) -> Offi
     Raises: CheckpointError for missing, foreign or misshapen tensors.
     """
     own = block_tensors(tensors)
+    if own[MARK].ndim != 2:
+        raise CheckpointError(f"{MARK} must be a matrix [width, cells], got {tuple(own[MARK].shape)}")
     width, cells = own[MARK].shape
     if width % heads:
         raise CheckpointError(f"a block of width {width} cannot have {heads} heads; name the number it was made with")

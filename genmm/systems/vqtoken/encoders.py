@@ -27,6 +27,14 @@ CHUNK_FRAMES = 8
 """Frames that go through SigLIP at a time."""
 
 
+def _digest(start: str, module: nn.Module) -> str:
+    total = hashlib.sha256(start.encode())
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
 def frame_size(height: int, width: int, side: int) -> tuple[int, int]:
     """Size that a frame is scaled to: the area of a square of that side, its shape kept, sides multiples of 8."""
     if height < 1 or width < 1:
@@ -44,12 +52,8 @@ class VisionEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of the weights."""
-        total = hashlib.sha256(str(self.side).encode())
-        for name, tensor in self.vision.state_dict().items():
-            total.update(name.encode())
-            total.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return total.hexdigest()[:16]
+        """Sixteen hex digits of the weights and the side."""
+        return _digest(str(self.side), self.vision)
 
     def __call__(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features [T, h, w, D] float32 on the device of the weights."""
@@ -97,10 +101,7 @@ class SiglipEncoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of the weights."""
-        total = hashlib.sha256()
-        for name, tensor in self.tower.state_dict().items():
-            total.update(f"{name}{tuple(tensor.shape)}{float(tensor.float().abs().sum()):.6e}".encode())
-        return total.hexdigest()[:16]
+        return _digest("", self.tower)
 
     def forward(self, frames: np.ndarray | Tensor) -> Tensor:
         """Features [T, g, g, D] float32."""

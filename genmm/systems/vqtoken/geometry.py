@@ -42,36 +42,32 @@ def one_hot(index_map: Tensor, clusters: int) -> Tensor:
     return (index_map.unsqueeze(1) == ids).float()
 
 
-def cells_along(index_map: Tensor, clusters: int, axis: int) -> Tensor:
-    """Cells of each cluster at every place of one axis of index_map [B, T, H, W]: [B, K, length of the axis] int64.
+def geometry_of(index_map: Tensor, clusters: int) -> Geometry:
+    """Size, centre and extent of each cluster of index_map [B, T, H, W]; -1 marks cells without one.
 
-    Counted without the [B, K, T, H, W] table of `one_hot`, which a long video has no room for.
+    Takes memory for the map and for the clusters, nothing of their product, which a long video has no room for.
+    Raises: ShapeError for a map of other dimensions.
     """
     if index_map.ndim != 4:
         raise ShapeError(f"an index map is [B, T, H, W], got {tuple(index_map.shape)}")
-    batch, length = len(index_map), index_map.shape[axis]
-    place = torch.arange(length, device=index_map.device).view([length if n == axis else 1 for n in range(4)])
-    slot = torch.where(index_map >= 0, index_map, clusters) * length + place  # cells without a cluster go behind
-    counts = torch.zeros(batch, (clusters + 1) * length, dtype=torch.int64, device=index_map.device)
-    slot = slot.flatten(1)
-    counts.scatter_add_(1, slot, torch.ones_like(slot))
-    return counts.view(batch, clusters + 1, length)[:, :clusters]
-
-
-def geometry_of(index_map: Tensor, clusters: int) -> Geometry:
-    """Size, centre and extent of each cluster of index_map [B, T, H, W]; -1 marks cells without one."""
-    along = [cells_along(index_map, clusters, axis).float() for axis in (1, 2, 3)]  # [B, K, T], [B, K, H], [B, K, W]
-    mass = along[0].sum(-1)
-    _, frames, height, width = index_map.shape
-    lengths, device = frame_counts(index_map).float(), index_map.device
-    times = ((torch.arange(frames, device=device) + 0.5) / lengths.unsqueeze(1)).clamp_max(1.0)  # [B, T]
-    rows, columns = centres(height, device), centres(width, device)
-    places = [times.unsqueeze(1), rows.view(1, 1, -1), columns.view(1, 1, -1)]
-    safe = mass.clamp_min(1.0)
-    means = [(a * p).sum(-1) / safe for a, p in zip(along, places, strict=True)]
-    squares = [(a * p.square()).sum(-1) / safe for a, p in zip(along, places, strict=True)]
-    spread = [(s - m.square()).clamp_min(0.0).sqrt() for s, m in zip(squares, means, strict=True)]
-    return Geometry(mass.round().long(), torch.stack(means, -1), torch.stack(spread, -1))
+    device, ids = index_map.device, index_map.flatten(1)
+    ids = torch.where(ids >= 0, ids, clusters)  # cells without a cluster go behind
+    counts = ids.new_zeros(len(ids), clusters + 1).scatter_add_(1, ids, ids.new_ones(1, 1).expand_as(ids))
+    # Whole numbers: up to 2^53 their sums are exact, in whatever order a device adds them.
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    safe = counts[:, :clusters].clamp_min(1).to(wide)
+    _, _, height, width = index_map.shape
+    ends = [frame_counts(index_map), torch.tensor([height], device=device), torch.tensor([width], device=device)]
+    means, spreads = [], []
+    for axis, end in enumerate(ends, 1):
+        place = torch.arange(index_map.shape[axis], device=device, dtype=wide)
+        place = place.view([-1 if n == axis else 1 for n in range(4)]).expand_as(index_map).flatten(1)
+        sums = [place.new_zeros(counts.shape).scatter_add_(1, ids, x)[:, :clusters] for x in (place, place.square())]
+        mean = sums[0] / safe
+        end = end.to(wide).unsqueeze(1)
+        means.append(torch.where(counts[:, :clusters] > 0, (mean + 0.5) / end, 0.0).float())
+        spreads.append(((sums[1] / safe - mean.square()).clamp_min(0.0).sqrt() / end).float())
+    return Geometry(counts[:, :clusters], torch.stack(means, -1), torch.stack(spreads, -1))
 
 
 def centres(count: int, device: torch.device) -> Tensor:

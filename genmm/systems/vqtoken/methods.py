@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["BLOCKS", "CLUSTERINGS", "CLUSTERING_METHODS", "METHODS", "BlockName", "Clustering"]
+__all__ = ["BLOCKS", "CLUSTERINGS", "CLUSTERING_METHODS", "METHODS", "SCALES", "BlockName", "Clustering", "Scale"]
 
 BlockName = Literal["none", "official", "paper", "occupancy"]
 """What turns codebook and map into tokens: nothing, the published block, the paper's equations 6 and 7, or ours."""
@@ -20,3 +20,8 @@ CLUSTERING_METHODS = ("vqtoken", *CLUSTERINGS)
 `clustering` (a pipeline: as its block was trained); the others are the clusterings by name."""
 METHODS = (*CLUSTERING_METHODS, "uniform", "random", "norm", "pool", "tome", "tome_frames")
 """All of them; behind those that cluster the baselines of `baselines.BASELINES`."""
+
+Scale = Literal["raw", "unit", "norm"]
+"""What codebook rows are made of: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens that are
+stretched to the mean length of the clip's tokens."""
+SCALES = ("raw", "unit", "norm")

@@ -69,6 +69,8 @@ def overlay(
 
     Args: frames as (time in seconds, [H, W, 3]); index_map [T, h, w] at times_s [T] ascending.
     """
+    if options.get("tokens") is not None:
+        options["tokens"] = frozenset(options["tokens"])  # type: ignore[arg-type]
     for time_s, frame in frames:
         moment = max(0, int(np.searchsorted(times_s, time_s + 1e-6, side="right")) - 1)
         yield overlay_frame(frame, smoothed(index_map[moment]), **options)  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ class VqTokenPipeline:
             return LlavaPipeline.from_folder(folder, device=device, dtype=dtype)  # type: ignore[return-value]
         about = {key: config[key] for key in ("licence", "description", "origin", "defaults") if key in config}
         pipeline = cls.fresh(
-            VqTokenConfig.from_dict(config["network"]), name=folder.resolve().name, folder=folder, about=about
+            VqTokenConfig.from_dict(config.get("network")), name=folder.resolve().name, folder=folder, about=about
         )
         load_into(pipeline._modules, load_tensors(folder))
         pipeline._modules.eval().requires_grad_(False)
@@ -348,7 +348,7 @@ class VqTokenPipeline:
         return self.answers(video, [question])[0]
 
     def answers(self, video: TokenizedVideo | ReducedVideo | MediaInput, questions: list[str]) -> list[VideoAnswer]:
-        """Answer several questions about one video."""
+        """Answer several questions about one video. Raises: UsageError for what the answerer cannot read."""
         if self.answerer is None:
             raise UsageError(
                 f"model {self.name} has no answerer; use the model vqtoken, or pull one: genmm pull vqtoken"
@@ -357,6 +357,8 @@ class VqTokenPipeline:
         if not isinstance(video, TokenizedVideo | ReducedVideo):
             video = self.tokenize(video, tokens=self.answerer.config.tokens)
         reduced = video.reduced if isinstance(video, TokenizedVideo) else video
+        if len(reduced) != 1:
+            raise UsageError(f"questions are about one video, these are {len(reduced)}; take clip(i) of them")
         width, own = reduced.tokens.shape[-1], self.config.vision.width
         if width != own:
             raise UsageError(

@@ -25,8 +25,10 @@ __all__ = ["ReducedVideo", "splice"]
 MAGIC = b"GMVQ1\n"
 MOST_BYTES = 1 << 31
 """Most memory that `from_bytes` takes for a code."""
-CELL_BYTES = 32
+CELL_BYTES = 48
 """Memory of a cell while a code is unpacked; in the code it may take a single bit."""
+PIECE = 1 << 16
+"""Ids that are packed or unpacked at a time, a multiple of 8: every piece begins with a byte."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,14 +76,18 @@ class ReducedVideo:
         rows = self.codebook.gather(1, flat.clamp_min(0).unsqueeze(-1).expand(-1, -1, self.codebook.shape[-1]))
         return (rows * (flat >= 0).unsqueeze(-1)).unflatten(1, shape[1:])
 
-    def clip(self, number: int) -> ReducedVideo:
-        """One clip of the batch, without the padding of its tokens and frames."""
+    def clip(self, number: int, frames: int | None = None) -> ReducedVideo:
+        """One clip of the batch, without the padding of its tokens and frames.
+
+        Args: `frames` of the clip; without it, those up to the last one in which any cell has a cluster.
+        """
         from genmm.systems.vqtoken.geometry import frame_counts
 
         used = max(1, int(self.mask[number].sum()))
         tokens = max(1, int(self.token_mask[number].sum()))
-        frames = int(frame_counts(self.index_map[number : number + 1]))
+        frames = int(frame_counts(self.index_map[number : number + 1])) if frames is None else frames
         part = slice(number, number + 1)
+        own = {name: x[part] if isinstance(x, Tensor) and x.ndim else x for name, x in self.stats.items()}
         return ReducedVideo(
             tokens=self.tokens[part, :tokens],
             token_mask=self.token_mask[part, :tokens],
@@ -91,7 +97,7 @@ class ReducedVideo:
             positions=self.positions[part, :used],
             spread=self.spread[part, :used],
             curve=None if self.curve is None else self.curve[part],
-            stats=self.stats,
+            stats=own,
         )
 
     @property
@@ -131,8 +137,9 @@ class ReducedVideo:
         if len(data) != end + -(-cells * bits // 8):
             raise DataError("the code is cut off or damaged: its length does not fit its header")
         book = np.frombuffer(data[offset:end], "<f2").reshape(used, width).astype(np.float32)
-        ids = _unpack(data[end:], bits, cells).astype(np.int64)
-        ids = np.where(ids == used, -1, ids) if header["gaps"] else ids
+        ids = _unpack(data[end:], bits, cells)
+        if header["gaps"]:
+            ids[ids == used] = -1
         if not np.isfinite(book).all() or (ids >= used).any():
             raise DataError("the code is damaged: it holds values that no code has")
         return from_map(torch.from_numpy(book)[None], torch.from_numpy(ids.reshape(1, *shape)))
@@ -177,7 +184,7 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
         good = len(header["shape"]) == 3 and all(type(n) is int and n >= 0 for n in numbers)
         good = good and min(*header["shape"], header["width"]) > 0 and isinstance(header["gaps"], bool)
         good = good and header["bits"] == id_bits(header["tokens"] + header["gaps"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError("the code is damaged: its header cannot be read") from error
     if not good or math.prod(header["shape"]) * CELL_BYTES + header["tokens"] * header["width"] * 2 > MOST_BYTES:
         raise DataError("the code is damaged: its header names sizes that no code has")
@@ -186,12 +193,19 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
 
 def _pack(values: np.ndarray, bits: int) -> bytes:
     places = np.arange(bits, dtype=np.uint32)
-    return np.packbits((values.astype(np.uint32)[:, None] >> places) & 1, bitorder="little").tobytes()
+    parts = (values[start : start + PIECE].astype(np.uint32) for start in range(0, len(values), PIECE))
+    return b"".join(np.packbits((part[:, None] >> places) & 1, bitorder="little").tobytes() for part in parts)
 
 
 def _unpack(data: bytes, bits: int, count: int) -> np.ndarray:
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little").reshape(count, bits)
-    return (flat.astype(np.uint32) << np.arange(bits, dtype=np.uint32)).sum(1)
+    """[count] int64."""
+    out, places = np.empty(count, np.int64), np.arange(bits, dtype=np.uint32)
+    packed = np.frombuffer(data, np.uint8)
+    for start in range(0, count, PIECE):
+        size, begin = min(PIECE, count - start), start * bits // 8
+        flat = np.unpackbits(packed[begin : begin + -(-size * bits // 8)], count=size * bits, bitorder="little")
+        out[start : start + size] = (flat.reshape(size, bits).astype(np.uint32) << places).sum(1)
+    return out
 
 
 # ---------------------------------------------------------------- into a prompt
@@ -205,6 +219,7 @@ def splice(
     Shapes: inputs_embeds [B, S, D]; newline [D] follows the tokens when given, as in the published model, so a clip of
     K tokens adds K + 1 positions. Args: `at` is the position of the placeholder, `replaced` how many positions it
     takes. Shorter prompts of the batch are padded on the left, so that generation continues at the end.
+    Raises: ShapeError when clips and prompts do not fit, UsageError for a placeholder outside the prompt.
     """
     batch, length, width = inputs_embeds.shape
     if len(reduced) != batch or reduced.tokens.shape[-1] != width:

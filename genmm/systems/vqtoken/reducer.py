@@ -5,33 +5,35 @@ Letters: B clips, T frames, H W grid, N = T H W, K clusters, D width.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.k_center import k_center
 from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
+from genmm.quantizers.nearest import full_precision
 from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock, run_block
-from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS, Clustering
+from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, CLUSTERINGS, METHODS, SCALES, Clustering, Scale
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 
-__all__ = ["Budget", "Fixed", "Scale", "check_budget", "cluster_codebook", "reduce", "reduce_clips"]
-
-Scale = Literal["raw", "unit", "norm"]
-"""What the codebook is made of: raw tokens (paper, equation 4), unit tokens (published code), or unit tokens stretched
-to the mean length of the clip's tokens."""
+__all__ = ["Budget", "Fixed", "as_budget", "check_budget", "cluster_codebook", "reduce", "reduce_clips"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed:
-    """A budget of exactly this many tokens (fewer only where a clip has fewer distinct ones)."""
+    """A budget of exactly this many tokens; fewer only where a clip has fewer distinct ones.
+
+    To the clustering methods, tokens whose cosine is above `kmeans.SAME_COSINE` are the same.
+    """
 
     tokens: int = 32
     """At least 1."""
@@ -42,6 +44,16 @@ class Fixed:
 
 
 Budget = Fixed | AdaptiveK
+
+
+def as_budget(budget: Budget | int) -> Budget:
+    """A number as a budget. Raises: UsageError for anything else that is none."""
+    if isinstance(budget, Fixed | AdaptiveK):
+        return budget
+    try:
+        return Fixed(tokens=operator.index(budget))  # whole numbers of numpy too
+    except TypeError as error:
+        raise UsageError(f"a budget is a number of tokens, Fixed or AdaptiveK, got {str(budget)[:40]!r}") from error
 
 
 def reduce(
@@ -63,11 +75,12 @@ def reduce(
     number of tokens is the budget); `block` turns codebook and map into tokens (default: the codebook itself);
     `seeds` one seed per clip, default 0, so that the same clip always gives the same tokens; `clustering` how vqtoken
     clusters, `scale` and `kmeans` settings of it (k_center draws nothing).
-    Gradients reach the tokens through the codebook; labels are constants.
-    Raises: ShapeError, UsageError.
+    A TokenLearner makes its tokens itself and takes no block. Gradients reach the tokens through the codebook; labels
+    are constants. Raises: ShapeError, UsageError.
     """
-    budget = Fixed(tokens=budget) if isinstance(budget, int) else budget
-    _check(tokens, frame_mask, method, clustering)
+    budget = as_budget(budget)
+    _check(tokens, frame_mask, seeds)
+    _check_names(method, clustering, scale)
     if method in CLUSTERINGS:
         method, clustering = "vqtoken", method  # type: ignore[assignment]
     batch, frames, height, width, _ = tokens.shape
@@ -94,15 +107,26 @@ def reduce(
     return replace(plain, tokens=made, token_mask=made_mask, curve=curve, stats=stats)
 
 
-def _check(tokens: Tensor, frame_mask: Tensor | None, method: str | TokenLearner, clustering: str) -> None:
+def _check(tokens: Tensor, frame_mask: Tensor | None, seeds: Sequence[int] | None) -> None:
     if tokens.ndim != 5 or not tokens.is_floating_point() or not tokens.numel():
         raise ShapeError(f"tokens must be floating [B, T, H, W, D], none 0, got {tokens.dtype} {tuple(tokens.shape)}")
-    if frame_mask is not None and frame_mask.shape != tokens.shape[:2]:
-        raise ShapeError(f"frame_mask must be {tuple(tokens.shape[:2])}, got {tuple(frame_mask.shape)}")
+    if frame_mask is not None:
+        shape, kind = tuple(tokens.shape[:2]), frame_mask.dtype
+        if frame_mask.shape != shape or kind != torch.bool:
+            raise ShapeError(f"frame_mask must be bool {shape}, got {kind} {tuple(frame_mask.shape)}")
+        if bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
+            raise ShapeError("frame_mask must be True at the first frames of a clip and False at those behind them")
+    if seeds is not None and len(seeds) != len(tokens):
+        raise UsageError(f"there are {len(seeds)} seeds for {len(tokens)} clips; give one for each clip")
+
+
+def _check_names(method: str | TokenLearner, clustering: str, scale: str) -> None:
     if not isinstance(method, TokenLearner) and method not in METHODS:
         raise UsageError(f"there is no reducer {method!r}; choose one of: {', '.join(METHODS)}")
     if clustering not in CLUSTERINGS:
         raise UsageError(f"there is no clustering {clustering!r}; choose one of: {', '.join(CLUSTERINGS)}")
+    if scale not in SCALES:
+        raise UsageError(f"there is no scale {scale!r}; choose one of: {', '.join(SCALES)}")
 
 
 def _clustered(
@@ -124,32 +148,33 @@ def _by_members(
     # where and not a product: without any centre, row 0 stands here and may be NaN
     codebook = torch.where((found.centres >= 0).unsqueeze(-1), rows.gather(1, index), rows.new_zeros(()))
     if scale != "raw":
-        codebook = codebook / codebook.float().norm(dim=-1, keepdim=True).clamp_min(1e-12).to(codebook)
+        codebook = F.normalize(codebook.float(), dim=-1)  # float16 has neither the range of squares nor of 1e-12
     if scale == "norm":
-        codebook = codebook * _mean_length(_kept(rows, found.labels), found.counts).to(codebook)
-    return codebook, found.labels, {"distortion": found.distortion}, centres.distortion
+        codebook = codebook * _mean_length(_kept(rows, found.labels), found.counts)
+    return codebook.to(rows.dtype), found.labels, {"distortion": found.distortion}, centres.distortion
 
 
 def cluster_codebook(rows: Tensor, found: Clusters, scale: Scale = "raw") -> Tensor:
-    """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows."""
+    """Mean of the rows [B, N, D] of each cluster, [B, K, D], differentiable in the rows; sums in float32."""
     finite = _kept(rows, found.labels)
-    used = finite if scale == "raw" else finite / finite.float().norm(dim=-1, keepdim=True).clamp_min(1e-12).to(finite)
+    used = finite if scale == "raw" else F.normalize(finite, dim=-1)
     ids = torch.arange(found.counts.shape[1], device=rows.device).view(1, -1, 1)
     hot = (found.labels.unsqueeze(1) == ids).float()
-    means = torch.matmul(hot, used.float()) / found.counts.clamp_min(1).unsqueeze(-1)
+    with full_precision(rows.device):
+        means = torch.matmul(hot, used) / found.counts.clamp_min(1).unsqueeze(-1)
     if scale == "norm":
-        means = torch.nn.functional.normalize(means, dim=-1) * _mean_length(finite, found.counts)
+        means = F.normalize(means, dim=-1) * _mean_length(finite, found.counts)
     return means.to(rows.dtype)
 
 
 def _kept(rows: Tensor, labels: Tensor) -> Tensor:
-    """Rows [B, N, D] with zeros where labels are -1; those may be NaN."""
-    return torch.where(labels.unsqueeze(-1) >= 0, rows, torch.zeros_like(rows))
+    """Rows [B, N, D] as float32 with zeros where labels are -1; those may be NaN."""
+    return torch.where(labels.unsqueeze(-1) >= 0, rows.float(), 0.0)
 
 
 def _mean_length(finite: Tensor, counts: Tensor) -> Tensor:
     """[B, 1, 1] mean length of the rows of a clip that belong to a cluster."""
-    return (finite.float().norm(dim=-1).sum(1) / counts.sum(1).clamp_min(1))[:, None, None]
+    return (finite.norm(dim=-1).sum(1) / counts.sum(1).clamp_min(1))[:, None, None]
 
 
 def _learned(rows: Tensor, mask: Tensor, grid: torch.Size, learner: TokenLearner) -> ReducedVideo:
@@ -190,12 +215,12 @@ def _by_baseline(
         if not bool(ok.any()):
             kept.append(Kept(own.new_zeros(1, own.shape[1]), torch.full_like(ok, -1, dtype=torch.int64)))
             continue
-        seed = 0 if seeds is None else seeds[number]
+        seed = 0 if seeds is None else int(seeds[number])
         one = BASELINES[method](own[:cells], ok[:cells], (frames, grid[1], grid[2]), budget.tokens, seed)
         rest = torch.full((len(own) - cells,), -1, dtype=torch.int64, device=own.device)
-        kept.append(Kept(one.tokens, torch.cat([one.owner, rest])))
+        kept.append(Kept(one.tokens.to(own), torch.cat([one.owner, rest])))
     longest = max(len(one.tokens) for one in kept)
-    pad = torch.nn.functional.pad
+    pad = F.pad
     codebook = torch.stack([pad(one.tokens, (0, 0, 0, longest - len(one.tokens))) for one in kept])
     return codebook, torch.stack([one.owner for one in kept]), {}
 
@@ -203,21 +228,24 @@ def _by_baseline(
 def reduce_clips(clips: Sequence[Tensor], budget: Budget | int = 32, **options: Any) -> list[ReducedVideo]:
     """Reduce clips [T, H, W, D] of any sizes: one ReducedVideo of a single clip for each, in order.
 
-    Clips of one grid size share a batch, their frames padded. Options as in `reduce`.
+    Clips of one grid size share a batch, their frames padded. Options and errors as in `reduce`, `seeds` one a clip.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, clip in enumerate(clips):
         if clip.ndim != 4:
             raise ShapeError(f"a clip is [T, H, W, D], clip {number} is {tuple(clip.shape)}")
         groups.setdefault(tuple(clip.shape[1:]), []).append(number)
-    seeds = options.pop("seeds", None) or [0] * len(clips)
+    seeds = options.pop("seeds", None)
+    if seeds is not None and len(seeds) != len(clips):
+        raise UsageError(f"there are {len(seeds)} seeds for {len(clips)} clips; give one for each clip")
     out: list[ReducedVideo | None] = [None] * len(clips)
     for members in groups.values():
         own = [clips[n] for n in members]
         lengths = torch.tensor([len(clip) for clip in own], device=own[0].device)
         tokens = nn.utils.rnn.pad_sequence(own, batch_first=True)
         mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
-        reduced = reduce(tokens, budget, frame_mask=mask, seeds=[seeds[n] for n in members], **options)
+        drawn = None if seeds is None else [seeds[n] for n in members]
+        reduced = reduce(tokens, budget, frame_mask=mask, seeds=drawn, **options)
         for place, number in enumerate(members):
-            out[number] = reduced.clip(place)
+            out[number] = reduced.clip(place, len(clips[number]))
     return [one for one in out if one is not None]

@@ -15,19 +15,35 @@ __all__ = ["sample_frames"]
 def sample_frames(source: MediaInput, count: int, *, max_side: int, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """Frames [count, H, W, 3] uint8 at positions linspace(0, F - 1, count) cut to whole numbers; short clips repeat.
 
-    F frames are kept, two to four times `count`, whatever the file says of its length: when there are more, every
-    second one goes. Raises: MediaError when there is no picture; as reading a video does.
+    F frames are kept, two to four times `count` where the video has as many in 30 a second: when there are more, every
+    second one goes; when the video ends long before the length that its file says, it is read once more.
+    Raises: MediaError when there is no picture; as reading a video does.
     """
     seconds = probe(source, limits=limits).duration_s or 0.0
-    rate = min(30.0, max(0.1, 2.0 * count / seconds)) if seconds > 0 else 30.0
+    pictures, end = _frames(source, _rate(count, seconds), 4 * count, max_side, limits)
+    if len(pictures) < 2 * count and _rate(count, end) > 1.5 * _rate(count, seconds):
+        pictures, _ = _frames(source, _rate(count, end), 4 * count, max_side, limits)
+    return np.stack([pictures[i] for i in np.linspace(0, len(pictures) - 1, count).astype(int)])
+
+
+def _rate(count: int, seconds: float) -> float:
+    """Frames a second that give twice `count`; an unknown length takes the highest."""
+    return min(30.0, max(0.1, 2.0 * count / seconds)) if seconds > 0 else 30.0
+
+
+def _frames(
+    source: MediaInput, rate: float, most: int, max_side: int, limits: Limits
+) -> tuple[list[np.ndarray], float]:
+    """Pictures at about that rate, fewer than `most`, and the time of the last one in seconds."""
     pictures: list[np.ndarray] = []
-    step = 1
+    step, end = 1, 0.0
     with iter_frames(source, fps=rate, max_side=max_side, limits=limits) as reader:
         for number, frame in enumerate(reader):
+            end = frame.time_s
             if number % step == 0:
                 pictures.append(frame.image)
-            if len(pictures) == 4 * count:
+            if len(pictures) == most:
                 pictures, step = pictures[::2], 2 * step
     if not pictures:
         raise MediaError("the video has no picture")
-    return np.stack([pictures[i] for i in np.linspace(0, len(pictures) - 1, count).astype(int)])
+    return pictures, end

@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from genmm.core.errors import DataError, MediaError, UsageError
+from genmm.core.errors import CheckpointError, DataError, MediaError, UsageError
 from genmm.core.events import CancelToken, Progress
 from genmm.core.files import atomic_path, check_target, read_json, write_json
 from genmm.core.weights import read_tensors
@@ -38,7 +39,7 @@ from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget
 
-__all__ = ["Hit", "TokenSet", "VideoIndex", "moment_set", "moment_sets", "query_set", "set_similarity"]
+__all__ = ["Hit", "MomentSet", "VideoIndex", "moment_set", "moment_sets", "query_set", "set_similarity"]
 
 VERSION = 1
 LOCK_S = 60.0
@@ -54,7 +55,7 @@ TABLE = "index.json"
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSet:
+class MomentSet:
     """Tokens of one moment or query."""
 
     tokens: Tensor
@@ -62,10 +63,12 @@ class TokenSet:
     weights: Tensor
     """[K] float32, shares of the cells, summing to 1."""
     start_s: float = 0.0
+    """Where the moment begins in its video, in seconds."""
     end_s: float = 0.0
+    """Where it ends."""
 
     @classmethod
-    def of(cls, reduced: ReducedVideo, start_s: float = 0.0, end_s: float = 0.0) -> TokenSet:
+    def of(cls, reduced: ReducedVideo, start_s: float = 0.0, end_s: float = 0.0) -> MomentSet:
         """The set of a reduced clip."""
         mask = reduced.mask[0]
         counts = reduced.counts[0][mask].float().cpu()
@@ -80,7 +83,9 @@ class Hit:
     video: str
     """Path of the video as it was added."""
     start_s: float
+    """Where the moment begins in the video, in seconds."""
     end_s: float
+    """Where it ends."""
     score: float
     """Similarity, at most 1; about 0 for unrelated moments."""
 
@@ -105,7 +110,7 @@ class _Entry:
             raise DataError(f"{table} is damaged: it holds an entry that genmm does not write ({str(self.id)[:40]!r})")
 
 
-def set_similarity(a: TokenSet, b: TokenSet, centre: Tensor | None = None) -> float:
+def set_similarity(a: MomentSet, b: MomentSet, centre: Tensor | None = None) -> float:
     """Similarity of two sets by the definition: both directions, weighted best matches. The oracle of the search."""
     x, y = (_directions(s.tokens, centre) for s in (a, b))
     cosine = x @ y.T
@@ -124,7 +129,7 @@ def moment_sets(
     tokens: int | str | Budget = "adaptive",
     moment_s: float = MOMENT_S,
     cancel: CancelToken | None = None,
-) -> Iterator[TokenSet]:
+) -> Iterator[MomentSet]:
     """Token sets of the moments of a video, one after another at flat memory."""
     if not 0 < moment_s < math.inf:
         raise UsageError(f"a moment must be longer than 0 s and finite, got {moment_s!r}")
@@ -144,7 +149,7 @@ def moment_sets(
         yield moment_set(pipeline, frames, budget, begin, end)
 
 
-def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> TokenSet:
+def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> MomentSet:
     """The token set of a query: a whole clip, or a still picture (path or bytes).
 
     Raises: MediaError when nothing in it gives a usable feature.
@@ -156,7 +161,7 @@ def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | st
             raise MediaError("no part of the picture gave a usable feature, so there is nothing to look for")
         return found
     made = pipeline.tokenize(source, tokens=_budget(tokens), method=CLUSTERING)
-    return TokenSet.of(made.reduced, 0.0, made.seconds)
+    return MomentSet.of(made.reduced, 0.0, made.seconds)
 
 
 def _is_picture(source: MediaInput) -> bool:
@@ -181,11 +186,11 @@ def moment_set(
     tokens: int | str | Budget = "adaptive",
     start_s: float = 0.0,
     end_s: float = 0.0,
-) -> TokenSet:
+) -> MomentSet:
     """The token set of the frames [H, W, 3] uint8 of one moment."""
     features = pipeline.features(np.stack(frames))
     made = pipeline.reduce(features, _budget(tokens), block=None, method=CLUSTERING)
-    return TokenSet.of(made, start_s, end_s)
+    return MomentSet.of(made, start_s, end_s)
 
 
 class VideoIndex:
@@ -243,10 +248,10 @@ class VideoIndex:
         state = path.stat()
         budget = f"{tokens}/{moment_s:g}"
         name = hashlib.sha256(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{budget}".encode()).hexdigest()[:20]
-        if any(entry.id == name for entry in self.entries) and self._file(name).is_file():
+        if any(entry.id == name and self._is_readable(entry) for entry in self.entries):
             return False
         check_target(self.folder / TABLE)  # before minutes of reading
-        sets: list[TokenSet] = []
+        sets: list[MomentSet] = []
         for one in moment_sets(pipeline, path, tokens=tokens, moment_s=moment_s, cancel=cancel):
             sets.append(one)
             if on_event is not None:
@@ -294,7 +299,7 @@ class VideoIndex:
         for name in {entry.id for entry in entries} - {entry.id for entry in self.entries}:
             self._file(name).unlink(missing_ok=True)
 
-    def search(self, query: TokenSet, *, top: int = 5, per_video: int = 2, pooled: bool = False) -> list[Hit]:
+    def search(self, query: MomentSet, *, top: int = 5, per_video: int = 2, pooled: bool = False) -> list[Hit]:
         """The most similar moments, best first, at most `per_video` of one video.
 
         pooled=True compares the mean tokens alone, which is what a plain index does; for comparisons.
@@ -325,11 +330,11 @@ class VideoIndex:
         return self.folder / f"{name}.safetensors"
 
     @staticmethod
-    def _check_finite(sets: Sequence[TokenSet]) -> None:
+    def _check_finite(sets: Sequence[MomentSet]) -> None:
         if not all(bool(torch.isfinite(one.tokens.half()).all()) for one in sets):
             raise UsageError("the features do not fit float16, in which an index keeps them; scale them down")
 
-    def _write_sets(self, name: str, sets: Sequence[TokenSet]) -> None:
+    def _write_sets(self, name: str, sets: Sequence[MomentSet]) -> None:
         sizes = torch.tensor([len(s.tokens) for s in sets])
         tensors = {
             "tokens": torch.cat([s.tokens for s in sets]).half(),
@@ -377,12 +382,7 @@ class VideoIndex:
         parts: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "weights", "moment", "spans", "owner")}
         moments = 0
         for number, entry in enumerate(self.entries):
-            if not self._file(entry.id).is_file():
-                raise DataError(
-                    f"the index has lost the tokens of {entry.path}; make them again: "
-                    f"genmm index add {entry.path} --index {self.folder}, or take it out with: genmm index remove"
-                )
-            one = read_tensors(self._file(entry.id), dtype=None)
+            one = self._read(entry)
             sizes = one["offsets"].diff()
             parts["tokens"].append(one["tokens"].float())
             parts["weights"].append(one["weights"].float())
@@ -390,6 +390,11 @@ class VideoIndex:
             parts["spans"].append(one["spans"])
             parts["owner"].append(torch.full((len(sizes),), number))
             moments += len(sizes)
+        widths = {part.shape[1] for part in parts["tokens"]}
+        if len(widths) > 1:
+            raise DataError(
+                f"the index in {self.folder} is damaged: it holds tokens of widths {sorted(widths)}; start a new one"
+            )
         stored = {name: torch.cat(tensors) for name, tensors in parts.items()}
         unit = F.normalize(stored["tokens"], dim=-1)
         stored["centre"] = (unit * stored["weights"].unsqueeze(1)).sum(0) / moments
@@ -397,8 +402,37 @@ class VideoIndex:
         self._loaded = (key, stored)
         return stored
 
+    def _read(self, entry: _Entry) -> dict[str, Tensor]:
+        """The token sets of one video. Raises: DataError when the file is not as `_write_sets` leaves it."""
+        file, video, index = self._file(entry.id), shlex.quote(entry.path), shlex.quote(str(self.folder))
+        cure = f"make them again with: genmm index add {video} --index {index}, or take the video out with: "
+        cure += f"genmm index remove {video} --index {index}"
+        if not file.is_file():
+            raise DataError(f"the index has lost the tokens of {entry.path}; {cure}")
+        try:
+            one = read_tensors(file, dtype=None)
+        except CheckpointError as error:
+            raise DataError(f"the tokens of {entry.path} are damaged ({error}); {cure}") from error
+        tokens, weights, offsets, spans = (one.get(name) for name in ("tokens", "weights", "offsets", "spans"))
+        is_sound = all(part is not None for part in (tokens, weights, offsets, spans))
+        is_sound = is_sound and (tokens.ndim, weights.ndim, offsets.ndim, spans.ndim) == (2, 1, 1, 2)
+        is_sound = is_sound and tokens.is_floating_point() and offsets.dtype == torch.int64 and len(offsets) > 1
+        is_sound = is_sound and len(weights) == len(tokens) == int(offsets[-1]) == entry.tokens and not int(offsets[0])
+        is_sound = is_sound and bool((offsets.diff() >= 0).all()) and spans.shape == (entry.moments, 2)
+        is_sound = is_sound and len(offsets) == entry.moments + 1
+        if not is_sound:
+            raise DataError(f"the tokens of {entry.path} are damaged ({file} holds something else); {cure}")
+        return one
 
-def _set_scores(query: TokenSet, stored: dict[str, Tensor]) -> Tensor:
+    def _is_readable(self, entry: _Entry) -> bool:
+        try:
+            self._read(entry)
+        except DataError:
+            return False
+        return True
+
+
+def _set_scores(query: MomentSet, stored: dict[str, Tensor]) -> Tensor:
     """Similarity of the query to every moment [n]: one product [M, Q], best matches per moment."""
     moments, moment = len(stored["spans"]), stored["moment"]
     cosine = stored["directions"] @ _directions(query.tokens, stored["centre"]).T  # [M, Q]
@@ -408,7 +442,7 @@ def _set_scores(query: TokenSet, stored: dict[str, Tensor]) -> Tensor:
     return 0.5 * (forth @ query.weights + back)
 
 
-def _pooled_scores(query: TokenSet, stored: dict[str, Tensor]) -> Tensor:
+def _pooled_scores(query: MomentSet, stored: dict[str, Tensor]) -> Tensor:
     """Cosine of the mean tokens [n]."""
     unit = F.normalize(stored["tokens"], dim=-1)
     means = unit.new_zeros(len(stored["spans"]), unit.shape[1])

@@ -1,8 +1,8 @@
 """Long videos at flat memory: every window is clustered by itself, and the clusters of all are merged as they come.
 
 Letters: T frames of a window, H W grid, N = T H W rows, D width, C clusters carried along, K clusters of the result.
-Kept for every cell is one id; features are dropped window by window. Distortions of merged clusters are exact, because
-sums and counts are carried.
+Kept for every cell is one id; features are dropped window by window. Distortions of merged clusters are those of all
+their rows, because counts, sums and the distances of the rows to their mean are carried.
 """
 
 from __future__ import annotations
@@ -18,12 +18,21 @@ from torch import Tensor, nn
 from genmm.core.errors import ShapeError, UsageError
 from genmm.quantizers.adaptive import Curves, choose, nest
 from genmm.quantizers.k_center import farthest_first, k_center
-from genmm.quantizers.kmeans import SAME_COSINE, Clusters, KMeansConfig, assign, first_appearance, spherical_kmeans
+from genmm.quantizers.kmeans import (
+    SAME_COSINE,
+    Clusters,
+    KMeansConfig,
+    assign,
+    clusters_of,
+    first_appearance,
+    spherical_kmeans,
+)
+from genmm.quantizers.nearest import full_precision
 from genmm.systems.vqtoken.blocks import PlainBlock, run_block
 from genmm.systems.vqtoken.geometry import geometry_of
-from genmm.systems.vqtoken.methods import Clustering
+from genmm.systems.vqtoken.methods import Clustering, Scale
 from genmm.systems.vqtoken.reduced import ReducedVideo
-from genmm.systems.vqtoken.reducer import Budget, Fixed, Scale
+from genmm.systems.vqtoken.reducer import Budget, Fixed, as_budget
 
 __all__ = ["WindowMerger"]
 
@@ -44,7 +53,7 @@ class WindowMerger:
         seed: int = 0,
         kmeans: KMeansConfig | None = None,
     ) -> None:
-        self.budget = Fixed(tokens=budget) if isinstance(budget, int) else budget
+        self.budget = as_budget(budget)
         self.block, self.scale = block or PlainBlock(), scale
         self.most = self.budget.tokens if isinstance(self.budget, Fixed) else self.budget.most
         self.width = max(SPARE * self.most, 16)
@@ -131,8 +140,9 @@ class WindowMerger:
 
 
 Tables = dict[str, Tensor]
-"""Columns with a row for each cluster that is carried along; all have `counts` [C], `unit` [C, D], the sums of the unit
-rows, and `length` [C], the sum of the lengths of the rows."""
+"""Columns with a row for each cluster that is carried along. All have `counts` [C], `unit` [C, D], the sums of the unit
+rows, `within` [C], the squared distances of those to their mean, and `length` [C], the sum of the lengths of the
+rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,30 +174,37 @@ class _Way(ABC):
         """[C, D]."""
 
 
-def _held(rows: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Rows [N, D] float32, zero where they have no label, and which of them each cluster holds [count, N] float32."""
-    finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), torch.zeros_like(rows, dtype=torch.float32))
-    return finite, (labels == torch.arange(count, device=rows.device).unsqueeze(1)).float()
+def _summed(rows: Tensor, found: Clusters) -> Tables:
+    """The tables of the clusters in use of rows [N, D], with the sums `raw` [C, D] of the rows as they are."""
+    used, labels = int(found.used[0]), found.labels[0]
+    finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), 0.0)
+    hot = (labels == torch.arange(used, device=rows.device).unsqueeze(1)).float()
+    with full_precision(rows.device):
+        own = {"raw": hot @ finite, "length": hot @ finite.norm(dim=-1)}
+    return own | {"counts": found.counts[0, :used], "unit": found.sums[0, :used], "within": found.within[0, :used]}
 
 
-def _added(table: Tensor, parents: Tensor, count: int) -> Tensor:
-    return table.new_zeros(count, *table.shape[1:]).index_add(0, parents, table)
+def _merged(tables: Tables, parents: Tensor, count: int) -> Tables:
+    """The tables with every cluster added to the one of `count` that `parents` [C] names."""
+    made = {n: t.new_zeros(count, *t.shape[1:]).index_add(0, parents, t) for n, t in tables.items()}
+    moved = (_mean(tables) - _mean(made)[parents]).square().sum(-1) * tables["counts"]
+    return made | {"within": made["within"].index_add(0, parents, moved)}
+
+
+def _mean(tables: Tables) -> Tensor:
+    """[C, D] mean of the unit rows of each cluster."""
+    return tables["unit"] / tables["counts"].clamp_min(1).unsqueeze(1)
 
 
 class _Means(_Way):
-    """k-means in each window, Ward's mergers, codebook rows are means. Further tables: raw [C, D] sums, within [C]."""
+    """k-means in each window, Ward's mergers, codebook rows are means. Further table: raw [C, D], sums of the rows."""
 
     def __init__(self, seed: int, kmeans: KMeansConfig | None) -> None:
         self.seed, self.kmeans = seed, kmeans
 
     def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
         found = spherical_kmeans(rows.unsqueeze(0), width, seeds=[self.seed], config=self.kmeans)
-        used, labels = int(found.used[0]), found.labels[0]
-        finite, hot = _held(rows, labels, used)
-        counts, unit = found.counts[0, :used], found.sums[0, :used]
-        within = (counts - unit.square().sum(-1) / counts.clamp_min(1)).clamp_min(0.0)
-        length = hot @ finite.norm(dim=-1)
-        return {"unit": unit, "raw": hot @ finite, "counts": counts, "length": length, "within": within}, labels
+        return _summed(rows, found), found.labels[0]
 
     def solve(self, tables: Tables, most: int) -> _Mergers:
         # Clusters of one direction, which every window of a still picture brings, are one cluster.
@@ -195,24 +212,16 @@ class _Means(_Way):
         same = (directions @ directions.T >= SAME_COSINE).fill_diagonal_(True)
         _, alias = same.int().argmax(1).unique(return_inverse=True)
         count = int(alias.max()) + 1
-        own = self._merged(tables, alias, count)
-        labels, total = torch.arange(count, device=directions.device).unsqueeze(0), own["within"].sum().view(1)
-        unit = own["unit"].unsqueeze(0)
-        directions = nn.functional.normalize(unit, dim=-1)
-        nested = nest(Clusters(labels, directions, own["counts"].unsqueeze(0), unit, total, 0))
+        own = {name: table.unsqueeze(0) for name, table in _merged(tables, alias, count).items()}
+        labels = torch.arange(count, device=directions.device).unsqueeze(0)
+        directions = nn.functional.normalize(own["unit"], dim=-1)
+        nested = nest(Clusters(labels, directions, own["counts"], own["unit"], own["within"], 0))
 
         def into(count: int) -> tuple[Tables, Tensor]:
             parents = nested.parents[0, count - 1][alias]
-            return self._merged(tables, parents, count), parents
+            return _merged(tables, parents, count), parents
 
         return _Mergers(nested, into)
-
-    def _merged(self, tables: Tables, parents: Tensor, count: int) -> Tables:
-        apart = tables["unit"].square().sum(-1) / tables["counts"].clamp_min(1)
-        made = {name: _added(table, parents, count) for name, table in tables.items()}
-        together = made["unit"].square().sum(-1) / made["counts"].clamp_min(1)
-        made["within"] = made["within"] + (_added(apart, parents, count) - together).clamp_min(0.0)
-        return made
 
     def spread(self, tables: Tables) -> Tensor:
         return tables["within"]
@@ -229,12 +238,11 @@ class _Members(_Way):
 
     def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
         found, _ = k_center(rows.unsqueeze(0), width)
-        labels, centres = found.labels[0], found.centres[0]
-        centres = centres[centres >= 0]
-        finite, hot = _held(rows, labels, len(centres))
-        unit, length = hot @ nn.functional.normalize(finite, dim=-1), hot @ finite.norm(dim=-1)
-        counts = found.counts[0, : len(centres)]
-        return {"unit": unit, "counts": counts, "length": length, "token": finite[centres]}, labels
+        centres = found.centres[0][found.centres[0] >= 0]
+        means = clusters_of(rows.unsqueeze(0), found.labels, max(1, len(centres)))
+        made = _summed(rows, means)
+        del made["raw"]
+        return made | {"token": rows[centres].float()}, found.labels[0]
 
     def solve(self, tables: Tables, most: int) -> _Mergers:
         inside = self.spread(tables).sum()
@@ -245,15 +253,15 @@ class _Members(_Way):
             every = torch.ones(1, count, dtype=torch.bool, device=tokens.device)
             centres = nn.functional.normalize(tokens, dim=-1)
             parents = assign(tables["token"].unsqueeze(0), centres.unsqueeze(0), every)[0][0]
-            made = {name: _added(tables[name], parents, count) for name in ("unit", "counts", "length")}
-            return made | {"token": tokens}, parents
+            sums = {name: table for name, table in tables.items() if name != "token"}
+            return _merged(sums, parents, count) | {"token": tokens}, parents
 
         # The windows have lost something before.
         return _Mergers(replace(found, distortion=found.distortion + inside), into)
 
     def spread(self, tables: Tables) -> Tensor:
         centres = nn.functional.normalize(tables["token"], dim=-1)
-        return (2.0 * (tables["counts"] - (tables["unit"] * centres).sum(-1))).clamp_min(0.0)
+        return tables["within"] + tables["counts"] * (_mean(tables) - centres).square().sum(-1)
 
     def codebook(self, tables: Tables, scale: Scale, mean_length: float) -> Tensor:
         if scale == "raw":
