@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
-from genmm.core.errors import UsageError
+from genmm.core.errors import DataError, UsageError
 from genmm.systems.vqtoken.methods import BLOCKS
 
 DESCRIPTION = """\
@@ -45,6 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
     video = checked_video(args.video)
+    if video.suffix.lower() == ".safetensors":
+        packed = f"genmm tokenize VIDEO -o {video.stem}.gmvq"
+        raise UsageError(f"{video.name} cannot be asked; take the video, or its packed tokens: {packed}")
     pipeline = load_video_model(args)
     packed = _unpacked(pipeline, video, args) if video.suffix.lower() == ".gmvq" else None
     if hasattr(pipeline, "answer_stream"):
@@ -74,7 +77,10 @@ def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, 
         raise UsageError(
             f"{path.name} has its tokens already; leave --tokens and --block out, or ask about the video itself"
         )
-    return pipeline.unpack(path.read_bytes())
+    try:
+        return pipeline.unpack(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001

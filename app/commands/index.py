@@ -88,12 +88,16 @@ def _add(args: argparse.Namespace) -> int:
     from app.progress import ProgressDisplay
     from genmm.systems.vqtoken.search import VideoIndex
 
-    videos = [checked_video(path) for path in args.videos]
     pipeline = load_video_model(args)
     index = VideoIndex.open(args.index, pipeline.encoder_fingerprint, create=True)
     failed = 0
     with ProgressDisplay("indexing") as show:
-        for path in videos:
+        for path in args.videos:
+            if not Path(path).is_file():
+                why = "is a folder; name the videos in it" if Path(path).is_dir() else "is not there"
+                print(f"genmm: {path} was left out: it {why}", file=sys.stderr)
+                failed += 1
+                continue
             try:
                 fresh = index.add(pipeline, path, tokens=args.tokens, moment_s=args.moment, on_event=show)
             except UsageError:
@@ -103,6 +107,8 @@ def _add(args: argparse.Namespace) -> int:
                 failed += 1
                 continue
             print(f"{'added' if fresh else 'unchanged'} {path}")
+            for note in index.notes:
+                print(f"note: {path}: {note}")
     return 3 if failed else 0
 
 
@@ -118,7 +124,8 @@ def _search(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(hit.__dict__))
         else:
-            print(f"{hit.score:6.3f}  {hit.start_s:8.2f} to {hit.end_s:8.2f} s  {hit.video}")
+            gone = "" if Path(hit.video).is_file() else "  (the file is gone)"
+            print(f"{hit.score:6.3f}  {hit.start_s:8.2f} to {hit.end_s:8.2f} s  {hit.video}{gone}")
     return 0
 
 
@@ -128,10 +135,12 @@ def _list(args: argparse.Namespace) -> int:
     index = VideoIndex.open(args.index)
     facts = index_facts(index)
     if args.json:
-        print(json.dumps({**facts, "entries": [entry.__dict__ for entry in index.entries]}))
+        entries = [{**entry.__dict__, "is_there": Path(entry.path).is_file()} for entry in index.entries]
+        print(json.dumps({**facts, "entries": entries}))
         return 0
     for entry in index.entries:
-        print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {entry.path}")
+        gone = "" if Path(entry.path).is_file() else "  (the file is gone)"
+        print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {entry.path}{gone}")
     print(f"{facts['videos']} videos, {facts['moments']} moments, {facts['tokens']} tokens, {facts['bytes']} bytes")
     return 0
 

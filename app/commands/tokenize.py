@@ -119,6 +119,8 @@ def _check_names(args: argparse.Namespace, output: Path) -> None:
 
 def checked_video(path: str) -> Path:
     """The path of a file that is there. Raises: UsageError otherwise."""
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder; name the video files in it")
     if not Path(path).is_file():
         raise UsageError(f"there is no file {path}")
     return Path(path)
@@ -134,16 +136,23 @@ def load_video_model(args: argparse.Namespace):  # noqa: ANN201 - a pipeline, wh
     return pipeline
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _tell(made: TokenizedVideo, paths: tuple[Path, ...], as_json: bool) -> None:
     facts = made.facts()
     if as_json:
         print(json.dumps({**facts, "files": [str(path) for path in paths]}))
         return
     share, lost = 100 * facts["token_share"], 100 * facts["lost"]
-    print(f"{facts['tokens']} tokens of {facts['cells']} ({share:.2g} %), {lost:.1f} % of the variance lost")
+    few = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+    print(f"{_counted(facts['tokens'], 'token')} of {facts['cells']} ({few} %), {lost:.1f} % of the variance lost")
     size = facts["code_bits"] / 8
-    versus = f", {facts['file_bytes'] / size:.0f} times smaller than the file" if facts["file_bytes"] > size else ""
-    print(f"{facts['frames']} frames over {facts['seconds']:.1f} s; the code has {size:.0f} bytes{versus}")
+    times = facts["file_bytes"] / max(size, 1.0)
+    versus = f", {times:.0f} times smaller than the file" if times >= 1.5 else ""
+    seen = _counted(facts["frames"], "frame")
+    print(f"{seen} over {facts['seconds']:.1f} s; the code has {_counted(round(size), 'byte')}{versus}")
     for note in made.notes:
         print(f"note: {note}")
     print("\n".join(str(path) for path in paths))

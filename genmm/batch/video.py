@@ -58,7 +58,7 @@ examples:
 """
 
     model: str = option("model, see `genmm models`", "vqtoken", metavar="NAME|FOLDER")
-    tokens: str = option("tokens of a video, 1 to 1024, adaptive, explained or knee", "32", metavar="N")
+    tokens: str = option("tokens of a video, 1 to 1024, adaptive, explained, knee or silhouette", "32", metavar="N")
     method: str = option("reducer", "vqtoken", choices=METHODS)
     fps: float | None = option("frames a second that are looked at. Default: the model's", metavar="X")
     format: str = option("format of the files", "safetensors", choices=("safetensors", "gmvq"))
@@ -83,8 +83,10 @@ examples:
         """Check a row. Raises: UsageError."""
         given = {name: value for name, value in row.fields.items() if value is not None}
         name = given.get("video")
-        if not isinstance(name, str) or not name or "\0" in name:
+        if name is None:
             raise UsageError('has no "video"; write the path of a video file')
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise UsageError(f'the field "video" must be the path of a video file, got {str(name)[:40]!r}')
         if not self.allow_files:
             raise UsageError("names a file, which is not allowed here")
         path = (row.folder / Path(name).expanduser()).resolve()
@@ -100,7 +102,7 @@ examples:
         if self.fps is not None and self.fps <= 0:
             raise UsageError(f"fps must be above 0, got {self.fps}")
         if start_s < 0 or (end_s is not None and end_s <= start_s):
-            raise UsageError(f"start_s is from 0 on and end_s behind it, got {start_s} to {end_s}")
+            raise UsageError(f"start_s must be at least 0 and end_s behind it, got {start_s:g} and {end_s}")
         return VideoJob(path, budget, float(start_s), None if end_s is None else float(end_s))
 
     def cost(self, request: VideoJob) -> float:

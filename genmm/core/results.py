@@ -58,16 +58,39 @@ class Result:
         raise NotImplementedError(f"{type(self).__name__} holds no media to save")
 
     def save_recipe(self, media: str | os.PathLike[str], **more: Any) -> Path:
-        """Write the recipe of a media file beside it (see `recipe_path`), with further top-level entries in `more`."""
-        return write_json(recipe_path(media), {**self.recipe(), **plain(more)})
+        """Write the recipe of a media file beside it, with further top-level entries in `more`; gives back its path.
+
+        `dir/name.wav` gets `dir/name.json`, or `dir/name.wav.json` where the first is no recipe or that of another file
+        which is still there: nobody's file is replaced.
+        """
+        place, media = recipe_path(media), Path(media)
+        if place.is_file() and not _belongs(place, media):
+            place = _full_path(media)
+        return write_json(place, {**self.recipe(), **plain(more), "file": media.name})
 
 
 def recipe_path(media: str | os.PathLike[str]) -> Path:
-    """The recipe of `dir/name.wav` is `dir/name.json`."""
+    """Where the recipe of a media file lies: `dir/name.wav.json` where there is one, else `dir/name.json`."""
     media = Path(media)
     if media.suffix.lower() == ".json":
         raise UsageError(f"{media} is the name of a recipe; give the media file a media suffix such as .wav")
-    return media.with_suffix(".json")
+    return _full_path(media) if _full_path(media).is_file() else media.with_suffix(".json")
+
+
+def _full_path(media: Path) -> Path:
+    return media.with_name(f"{media.name}.json")
+
+
+def _belongs(place: Path, media: Path) -> bool:
+    """Whether a file beside the media is its recipe, or one whose media file is gone."""
+    try:
+        recipe = read_json(place, max_bytes=RECIPE_BYTES)
+    except DataError:
+        return False
+    if _recipe_problem(recipe):
+        return False
+    owner = recipe.get("file", media.name)
+    return owner == media.name or not isinstance(owner, str) or not (place.parent / Path(owner).name).is_file()
 
 
 def read_recipe(path: str | os.PathLike[str], *, max_bytes: int = RECIPE_BYTES) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def iter_frames(
     if max_side is not None and max_side < 1:
         raise UsageError(f"max_side must be at least 1 pixel, got {max_side!r}")
     if not 0 <= start_s < (math.inf if end_s is None else end_s):
-        raise UsageError(f"frames are read from start_s >= 0 up to a later end_s, got {start_s!r} to {end_s!r}")
+        until = "the end" if end_s is None else f"{end_s:g} s"
+        raise UsageError(f"a part of a video starts at 0 s or later and ends behind that, got {start_s:g} s to {until}")
     return FrameReader(source, fps, max_side, (start_s, math.inf if end_s is None else end_s), limits)
 
 

@@ -70,7 +70,8 @@ def test_tokenize_writes_tokens_recipe_and_overlay(model, films, tmp_path, capsy
         (["--fps", "0"], "fps must be above 0"),
         (["-o", "out.txt"], "change the suffix"),
         (["--overlay", "map.gif"], "an overlay is a video"),
-        (["--start", "9"], "no picture between"),
+        (["--start", "9"], "no picture from 9 s to its end; it is 1.0 s long"),
+        (["--start", "1", "--end", "0.5"], "got 1 s to 0.5 s"),
     ],
 )
 def test_tokenize_says_what_is_wrong(model, films, tmp_path, capsys, monkeypatch, more, text):
@@ -106,7 +107,7 @@ def test_rules_are_budgets_by_name(model, films, tmp_path, capsys):
         given = ["tokenize", str(films[0]), "--tokens", rule, "-o", str(tmp_path / f"{rule}.gmvq"), "--json"]
         assert main([*given, *options(model)]) == 0
         counts[rule] = json.loads(capsys.readouterr().out)["tokens"]
-    assert counts["adaptive"] == counts["silhouette"] and all(4 <= count <= 64 for count in counts.values())
+    assert counts["adaptive"] == counts["explained"] and all(4 <= count <= 64 for count in counts.values())
 
 
 def test_a_packed_code_is_asked_like_its_video(model, films, tmp_path, capsys):
@@ -157,6 +158,44 @@ def test_a_broken_video_is_left_out_and_counted(model, films, tmp_path, capsys):
     assert main(given) == 3
     said = capsys.readouterr()
     assert "broken.mp4 was left out" in said.err and "added" in said.out
+    given[2:4] = [str(tmp_path), str(tmp_path / "none.mp4"), str(films[1])]
+    assert main(given) == 3
+    said = capsys.readouterr()
+    assert "is a folder; name the videos in it" in said.err and "none.mp4 was left out: it is not there" in said.err
+    assert said.out.count("added") == 1
+
+
+def test_an_incomplete_video_and_one_that_is_gone_are_said(model, films, tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 64, 3), dtype=np.uint8)
+    film = write_video(tmp_path / "whole.mp4", list(noise), 8, preset="ultrafast")
+    part = tmp_path / "part.mp4"
+    part.write_bytes(film.read_bytes()[: film.stat().st_size * 2 // 3])
+    index = ["--index", str(tmp_path / "index")]
+    assert main(["index", "add", str(part), str(films[0]), *index, *options(model)]) == 0
+    said = capsys.readouterr().out
+    assert f"note: {part}: " in said and "incomplete" in said and f"note: {films[0]}" not in said
+    part.unlink()
+    assert main(["index", "list", *index]) == 0
+    assert [line.endswith("(the file is gone)") for line in capsys.readouterr().out.splitlines()[:2]] == [True, False]
+    assert main(["index", "search", str(films[0]), *index, *options(model)]) == 0
+    assert f"{part}  (the file is gone)" in capsys.readouterr().out
+
+
+def test_what_cannot_be_asked_says_what_can(model, films, tmp_path, capsys):
+    tokens = tmp_path / "red.safetensors"
+    assert main(["tokenize", str(films[0]), "-o", str(tokens), *options(model)]) == 0
+    assert main(["ask", str(tokens), "how many squares are there", *options(model)]) == 2
+    assert "genmm tokenize VIDEO -o red.gmvq" in capsys.readouterr().err
+    (tmp_path / "other.gmvq").write_bytes(b"something else")
+    assert main(["ask", str(tmp_path / "other.gmvq"), "how many squares are there", *options(model)]) == 2
+    assert "other.gmvq: these bytes are no code" in capsys.readouterr().err
+
+
+def test_one_of_a_thing_is_no_plural(model, films, tmp_path, capsys):
+    given = ["tokenize", str(films[0]), "--tokens", "1", "--end", "0.1", "-o", str(tmp_path / "one.gmvq")]
+    assert main([*given, *options(model)]) == 0
+    said = capsys.readouterr().out
+    assert "1 token of" in said and "1 frame over" in said and "e+" not in said
 
 
 def test_ask_answers_and_names_unknown_words(model, films, capsys):

@@ -40,8 +40,26 @@ def test_a_recipe_survives_the_file(tmp_path):
         "seeds": [7, 2**62],
         "timings": {"total_s": 0.5},
         "notes": ["cut"],
+        "file": "one.txt",
     }
     assert read_recipe(recipe) == read_recipe(media) == expected
+
+
+def test_a_recipe_takes_nobodys_place(tmp_path):
+    (tmp_path / "data.json").write_text('{"mine": 1}')
+    media, recipe = a_result().save(tmp_path / "data.txt")
+    assert recipe == tmp_path / "data.txt.json" and (tmp_path / "data.json").read_text() == '{"mine": 1}'
+    assert read_recipe(media)["file"] == "data.txt"
+
+    first, one = a_result(notes=("first",)).save(tmp_path / "clip.txt")
+    second, two = a_result(notes=("second",)).save(tmp_path / "clip.md")
+    assert (one.name, two.name) == ("clip.json", "clip.md.json")
+    assert read_recipe(first)["notes"] == ["first"] and read_recipe(second)["notes"] == ["second"]
+    assert a_result(notes=("again",)).save(first)[1] == one and read_recipe(first)["notes"] == ["again"]
+    second.unlink()
+    two.unlink()
+    first.unlink()  # its recipe is nobody's now
+    assert a_result().save(second)[1] == one
 
 
 def test_a_missing_recipe_says_where_it_was_looked_for(tmp_path):

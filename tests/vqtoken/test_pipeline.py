@@ -307,6 +307,17 @@ def test_a_small_code_takes_no_memory_that_its_header_alone_asks_for():
     assert grown < 200  # MiB; a table of 1,000 tokens x 200,000 frames alone has 1,600
 
 
+def test_a_video_too_long_for_a_baseline_is_refused_before_it_is_read(pipeline, tmp_path, monkeypatch):
+    frames = [np.full((32, 32, 3), n, np.uint8) for n in range(160)]
+    path = write_video(tmp_path / "long.mp4", frames, 4, preset="ultrafast")
+    monkeypatch.setattr(pipeline, "features", lambda frames: pytest.fail("a frame was encoded"))
+    most = pipeline.config.frames.most_frames
+    with pytest.raises(UsageError, match=f"at most {most} frames of a video at once, these are about 160; take a part"):
+        pipeline.tokenize(path, method="pool")
+    monkeypatch.undo()
+    assert pipeline.tokenize(path, method="pool", tokens=4, end_s=1.0).tokens == 4
+
+
 def test_every_row_of_a_long_map_counts_for_the_positions():
     ids = torch.randn(2, 8, generator=torch.Generator().manual_seed(8))
     merger = WindowMerger(2)

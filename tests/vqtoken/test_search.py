@@ -92,6 +92,11 @@ def test_moments_cover_the_video_without_gaps(eyes, videos):
     sets = list(moment_sets(eyes, videos[0], moment_s=0.75))
     assert [s.start_s for s in sets] == pytest.approx([0.0, 0.75, 1.5])
     assert all(float(s.weights.sum()) == pytest.approx(1.0) for s in sets)
+    for moment_s, starts in ((0.9, [0.0, 1.0]), (1.5, [0.0])):  # half a second at the end is no moment of 1.5 s
+        sets = list(moment_sets(eyes, videos[0], moment_s=moment_s))
+        assert [s.start_s for s in sets] == pytest.approx(starts)
+        assert [s.end_s for s in sets] == pytest.approx([*starts[1:], 2.0])
+    assert len(list(moment_sets(eyes, videos[0], moment_s=0.01))) == 8
 
 
 def test_adding_again_costs_nothing_and_a_changed_file_is_read_anew(index, eyes, videos, tmp_path):
@@ -135,7 +140,7 @@ def test_an_interrupted_add_leaves_the_index_as_it_was(index, eyes, videos, tmp_
 def test_wrong_indexes_are_refused(index, tmp_path):
     with pytest.raises(UsageError, match="no index"):
         VideoIndex.open(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="another encoder"):
+    with pytest.raises(UsageError, match="another model"):
         VideoIndex.open(index.folder, "someone-else")
     (index.folder / "index.json").write_text('{"version": 1}')
     with pytest.raises(DataError, match="no index of videos"):

@@ -15,6 +15,8 @@ from genmm.core.errors import UsageError
 __all__ = ["overlay", "overlay_frame", "smoothed", "token_colours"]
 
 GOLDEN = 0.6180339887498949
+EDGE = np.rint(0.4 * np.arange(256) + 0.6 * 255).astype(np.uint8)
+"""What a line between tokens makes of a value."""
 
 
 def token_colours(count: int) -> np.ndarray:
@@ -44,22 +46,46 @@ def overlay_frame(
 
     Args: `strength` is the share of colour, 0 to 1; `tokens` limits the colours to some tokens, the rest is darkened.
     """
-    if not 0 <= strength <= 1:
-        raise UsageError(f"strength must be from 0 to 1, got {strength!r}")
-    height, width = frame.shape[:2]
-    rows = np.arange(height) * index_map.shape[0] // height
-    columns = np.arange(width) * index_map.shape[1] // width
-    ids = index_map[rows][:, columns]
-    colours = token_colours(max(1, int(index_map.max()) + 1))
-    tint = np.where(ids[..., None] >= 0, colours[np.maximum(ids, 0)], 0)
-    mixed = (1 - strength) * frame + strength * tint
-    if tokens is not None:
-        mixed = np.where(np.isin(ids, list(tokens))[..., None], mixed, 0.35 * frame)
-    edge = np.zeros(ids.shape, bool)
-    edge[1:] |= ids[1:] != ids[:-1]
-    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
-    mixed[edge] = 0.4 * mixed[edge] + 0.6 * 255
-    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return _Paint(index_map, frame.shape[:2], strength, tokens)(frame)
+
+
+class _Paint:
+    """One map as it is drawn over frames of one size: a pixel becomes gain x itself + a colour, in 256ths."""
+
+    def __init__(
+        self, index_map: np.ndarray, size: tuple[int, ...], strength: float = 0.45, tokens: Iterable[int] | None = None
+    ) -> None:
+        if not 0 <= strength <= 1:
+            raise UsageError(f"strength must be from 0 to 1, got {strength!r}")
+        rows, columns = (np.arange(n) * cells // n for n, cells in zip(size, index_map.shape, strict=True))
+        colours = token_colours(max(1, int(index_map.max()) + 1)).astype(float)
+        tint = strength * np.where(index_map[..., None] >= 0, colours[np.maximum(index_map, 0)], 0.0)
+        gain = np.full_like(tint, 1.0 - strength)
+        if tokens is not None:
+            other = ~np.isin(index_map, list(tokens))
+            gain[other], tint[other] = 0.35, 0.0
+        both = (np.floor(256.0 * x).astype(np.uint16)[:, columns][rows] for x in (gain, tint + 0.5))
+        self._gain, self._tint = both
+        self._edge = _edges(index_map[:, columns], rows)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        mixed = frame.astype(np.uint16)
+        mixed *= self._gain
+        mixed += self._tint
+        mixed >>= 8
+        drawn = mixed.astype(np.uint8)
+        drawn[self._edge] = EDGE[drawn[self._edge]]
+        return drawn
+
+
+def _edges(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Pixels [H, W] whose token is not that of the one before them: ids [h, W] of rows of cells, rows [H] of pixels."""
+    across = np.zeros(ids.shape, bool)
+    across[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    edge = across[rows]
+    first = np.flatnonzero(np.diff(rows)) + 1
+    edge[first] |= ids[rows[first]] != ids[rows[first - 1]]
+    return edge
 
 
 def overlay(
@@ -71,6 +97,10 @@ def overlay(
     """
     if options.get("tokens") is not None:
         options["tokens"] = frozenset(options["tokens"])  # type: ignore[arg-type]
+    held: tuple[tuple[int, ...], _Paint] | None = None
     for time_s, frame in frames:
         moment = max(0, int(np.searchsorted(times_s, time_s + 1e-6, side="right")) - 1)
-        yield overlay_frame(frame, smoothed(index_map[moment]), **options)  # type: ignore[arg-type]
+        key = (moment, *frame.shape)
+        if held is None or held[0] != key:
+            held = key, _Paint(smoothed(index_map[moment]), frame.shape[:2], **options)  # type: ignore[arg-type]
+        yield held[1](frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from genmm.core.events import CancelToken, Event, Finished, Progress, drain
 from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.seeds import check_seed
 from genmm.media.source import MediaInput, open_source
-from genmm.media.video import iter_frames
+from genmm.media.video import iter_frames, probe
 from genmm.nn.vit import VisionTransformer
 from genmm.quantizers.adaptive import AdaptiveK, Rule
 from genmm.quantizers.kmeans import unit_rows
@@ -40,6 +41,8 @@ MOST_S = 1e6
 """Largest time that makes sense; beyond it numbers are mistakes."""
 MOST_TOKENS = 1024
 """Largest budget of one video."""
+ADAPTIVE_RULE: Rule = "explained"
+"""The rule of "adaptive". On real videos the silhouette of k-center is best at very few tokens or at very many."""
 
 
 def budget_of(tokens: int | str | Budget | Mapping[str, Any]) -> Budget:
@@ -52,7 +55,7 @@ def budget_of(tokens: int | str | Budget | Mapping[str, Any]) -> Budget:
     elif isinstance(tokens, Mapping):
         budget = _read_budget(tokens)
     elif tokens == "adaptive":
-        budget = AdaptiveK(least=4, most=64)
+        budget = AdaptiveK(rule=ADAPTIVE_RULE, least=4, most=64)
     elif isinstance(tokens, str) and tokens in get_args(Rule):
         budget = AdaptiveK(rule=tokens, least=4, most=64)
     elif isinstance(tokens, str) and tokens.strip().isdecimal() and len(tokens) < 10:
@@ -279,6 +282,8 @@ class VqTokenPipeline:
         side = 2 * self.config.frames.side
         with open_source(source, self.limits) as media:
             size = media.size_bytes
+            if method not in CLUSTERING_METHODS:
+                self._check_length(method, rate, (probe(media, limits=self.limits).duration_s, start_s, end_s))
             span = {"start_s": start_s, "end_s": end_s}
             with iter_frames(media, fps=rate, max_side=side, limits=self.limits, **span) as reader:
                 for frame in reader:
@@ -289,8 +294,22 @@ class VqTokenPipeline:
                         work.flush()
                         yield Progress(len(work.times_s), None, "frames", f"{frame.time_s:.0f} s of video")
                 notes = reader.notes
-        yield Progress(len(work.times_s), None, "frames", "merging")
+            if not work.times_s:
+                length_s = probe(media, limits=self.limits).duration_s
+                whole = "" if length_s is None else f"; it is {length_s:.1f} s long"
+                until = "its end" if end_s is None else f"{end_s:g} s"
+                raise MediaError(f"the video has no picture from {start_s:g} s to {until}{whole}")
+        yield Progress(len(work.times_s), None, "frames", "choosing tokens")
         yield Finished(self._result(work, {"fps": rate, **span}, rate, notes, _source_bytes(source, size)))
+
+    def _check_length(self, method: str, rate: float, span_s: tuple[float | None, float, float | None]) -> None:
+        """Refuse a video that is too long for a baseline before it is read, where the file says how long it is."""
+        length_s, start_s, end_s = span_s
+        if length_s is None:
+            return
+        frames = (min(length_s, math.inf if end_s is None else end_s) - start_s) * rate
+        if frames > self.config.frames.most_frames + 1:
+            raise UsageError(_too_long(method, self.config.frames.most_frames, f", these are about {frames:.0f}"))
 
     def _result(
         self, work: _Work, settings: dict[str, Any], rate: float, notes: tuple[str, ...], size: int
@@ -377,6 +396,14 @@ class VqTokenPipeline:
         return out
 
 
+def _too_long(method: str, most: int, found: str = "") -> str:
+    others = ", ".join(CLUSTERING_METHODS)
+    return (
+        f"the reducer {method} takes at most {most} frames of a video at once{found}; take a part of the video, fewer "
+        f"frames a second, or one of the reducers {others}"
+    )
+
+
 def _source_bytes(source: Any, size: int) -> int:
     if isinstance(source, bytes | bytearray):
         return len(source)
@@ -444,11 +471,7 @@ class _Work:
 
     def _merge(self, features: Tensor) -> None:
         if not self.clusters:
-            most = self.pipeline.config.frames.most_frames
-            raise UsageError(
-                f"the reducer {self.method} takes videos of at most {most} frames at once; lower fps, cut a part out "
-                "with start_s and end_s, or use vqtoken"
-            )
+            raise UsageError(_too_long(self.method, self.pipeline.config.frames.most_frames))
         if self._merger is None:
             kind, block = self.pipeline.config.block, self.pipeline._fitting_block(features)
             clustering = self.method if self.method in CLUSTERINGS else kind.clustering
@@ -459,9 +482,7 @@ class _Work:
         self._merger.add(features)
 
     def finish(self) -> ReducedVideo:
-        """Tokens and map of everything. Raises: MediaError without any frame."""
-        if not self.times_s:
-            raise MediaError("there is no picture between the start and the end that were asked for")
+        """Tokens and map of everything, at least one frame."""
         self.flush()
         started = time.perf_counter()
         if self._merger is not None:

@@ -130,7 +130,8 @@ class TokenizedVideo(Result):
         span = {"start_s": begin, "end_s": begin + self.seconds + 1e-3}
         with iter_frames(source, fps=fps, max_side=OVERLAY_SIDE, limits=limits, **span) as reader:
             pairs = _timed(reader, cancel or CancelToken(), lambda time_s: on_progress and on_progress(time_s - begin))
-            return write_video(path, overlay(pairs, self.map, self.times_s, strength=strength), fps, crf=23)
+            drawn = overlay(pairs, self.map, self.times_s, strength=strength)
+            return write_video(path, drawn, fps, crf=23, preset="veryfast")
 
     def picture(
         self,

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shlex
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -129,24 +130,32 @@ def moment_sets(
     tokens: int | str | Budget = "adaptive",
     moment_s: float = MOMENT_S,
     cancel: CancelToken | None = None,
+    on_notes: Callable[[tuple[str, ...]], None] | None = None,
 ) -> Iterator[MomentSet]:
-    """Token sets of the moments of a video, one after another at flat memory."""
+    """Token sets of the moments of a video, one after another at flat memory.
+
+    Less than half a moment at the end belongs to the moment before it. `on_notes` hears at the end what was unusual
+    about the file. Raises: UsageError; as reading a video does.
+    """
     if not 0 < moment_s < math.inf:
         raise UsageError(f"a moment must be longer than 0 s and finite, got {moment_s!r}")
     budget, fps = _budget(tokens), pipeline.config.frames.fps
     frames: list[np.ndarray] = []
-    begin = end = 0.0
+    times: list[float] = []
     with iter_frames(source, fps=fps, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits) as reader:
         for frame in reader:
             if cancel is not None:
                 cancel.check()
-            if frames and frame.time_s >= begin + moment_s - 1e-6:
-                yield moment_set(pipeline, frames, budget, begin, end)
-                frames, begin = [], frame.time_s
             frames.append(frame.image)
-            end = frame.time_s + 1.0 / fps
+            times.append(frame.time_s)
+            if times[-1] + 1.0 / fps >= times[0] + 1.5 * moment_s - 1e-6:
+                own = max(1, bisect_left(times, times[0] + moment_s - 1e-6))
+                yield moment_set(pipeline, frames[:own], budget, times[0], times[own - 1] + 1.0 / fps)
+                del frames[:own], times[:own]
+        if on_notes is not None:
+            on_notes(reader.notes)
     if frames:
-        yield moment_set(pipeline, frames, budget, begin, end)
+        yield moment_set(pipeline, frames, budget, times[0], times[-1] + 1.0 / fps)
 
 
 def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> MomentSet:
@@ -198,6 +207,8 @@ class VideoIndex:
 
     def __init__(self, folder: Path, encoder: str, entries: Sequence[_Entry]) -> None:
         self.folder, self.encoder, self.entries = folder, encoder, list(entries)
+        self.notes: tuple[str, ...] = ()
+        """What was unusual about the video that was added last."""
         self._loaded: tuple[tuple[str, ...], dict[str, Tensor]] | None = None
 
     @classmethod
@@ -220,13 +231,13 @@ class VideoIndex:
                 raise DataError(f"{path} has version {table['version']}, this genmm reads {VERSION}")
             index = cls(folder, str(table["encoder"]), [_Entry(**entry) for entry in table["videos"]])
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path} is no index of videos: {error}") from error
+            raise DataError(f"{path} is no index of videos ({error}); start a new one in another folder") from error
         for entry in index.entries:
             entry.check(path)
         if encoder is not None and encoder != index.encoder:
             raise UsageError(
-                f"the index in {folder} was made with another encoder ({index.encoder}, the model has {encoder}); "
-                "tokens of different encoders cannot be compared: name the model it was made with, or start a new index"
+                f"the index in {folder} was made with another model (encoder {index.encoder}, this one has {encoder}); "
+                "their tokens cannot be compared: give --model the one it was made with, or start a new index"
             )
         return index
 
@@ -243,8 +254,14 @@ class VideoIndex:
         cancel: CancelToken | None = None,
         on_event: Callable[[Progress], None] | None = None,
     ) -> bool:
-        """Add a video, or bring it up to date; False when the index has it already. Raises: as reading a video does."""
+        """Add a video, or bring it up to date; False when the index has it already (see `notes` afterwards).
+
+        Raises: UsageError; as reading a video does.
+        """
+        self.notes = ()
         path = Path(path).resolve()
+        if not path.is_file():
+            raise MediaError(f"there is no file {path}")
         state = path.stat()
         budget = f"{tokens}/{moment_s:g}"
         name = hashlib.sha256(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\0{budget}".encode()).hexdigest()[:20]
@@ -252,7 +269,11 @@ class VideoIndex:
             return False
         check_target(self.folder / TABLE)  # before minutes of reading
         sets: list[MomentSet] = []
-        for one in moment_sets(pipeline, path, tokens=tokens, moment_s=moment_s, cancel=cancel):
+
+        def keep(notes: tuple[str, ...]) -> None:
+            self.notes = notes
+
+        for one in moment_sets(pipeline, path, tokens=tokens, moment_s=moment_s, cancel=cancel, on_notes=keep):
             sets.append(one)
             if on_event is not None:
                 on_event(Progress(len(sets), None, "moments", path.name))
