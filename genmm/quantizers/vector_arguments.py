@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import vector_quantize_pytorch as package
@@ -77,7 +78,10 @@ def _check_vector(name: str, a: Mapping[str, Any]) -> None:
     _refuse(
         name,
         [
-            *((value < 1, f"{one} must be at least 1, got {value}") for one, value in sizes.items()),
+            *(
+                (not isinstance(value, Integral) or value < 1, f"{one} must be whole and at least 1, got {value!r}")
+                for one, value in sizes.items()
+            ),
             (not 0.0 <= a["decay"] <= 1.0, f"decay must be in [0, 1], got {a['decay']}"),
             (a["kmeans_init"] and a["kmeans_iters"] < 1, f"kmeans_iters must be >= 1, got {a['kmeans_iters']}"),
             (

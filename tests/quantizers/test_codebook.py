@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from genmm.core.errors import UsageError
 from genmm.quantizers.codebook import SphereCodebook
 
 
@@ -54,3 +55,17 @@ def test_results_are_the_codes_bit_for_bit_and_nothing_costs_nothing():
     assert vectors.grad.abs().sum() > 0
     empty = book(torch.zeros(0, 4, requires_grad=True))
     assert empty.ids.shape == (0,) and float(empty.loss.detach()) == 0.0
+
+
+def test_codes_are_put_on_vectors_and_said_where_there_are_none():
+    torch.manual_seed(0)
+    book = SphereCodebook(4, 3)
+    book.start_from(torch.tensor([[0.0, 0.0, 5.0]]))
+    assert (book.lookup(torch.arange(4))[:, 2] > 0.9).all()
+    with pytest.raises(UsageError, match="got none"):
+        book.start_from(torch.zeros(0, 3))
+    book.mass[1] = 0.0
+    with pytest.raises(UsageError, match="got none"):
+        book.revive(torch.zeros(0, 3), 0.1)
+    assert book.revive(torch.tensor([[1.0, 0.0, 0.0]]), 0.1) == 1
+    torch.testing.assert_close(book.lookup(torch.tensor(1)), torch.tensor([1.0, 0.0, 0.0]))

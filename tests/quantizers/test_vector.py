@@ -234,6 +234,7 @@ def test_training_keeps_nothing_of_the_size_of_all_distances(options):
     [
         ({"codebook_sise": 3}, "codebook_sise"),
         ({"codebook_size": 0}, "codebook_size"),
+        ({"codebook_size": "16"}, "codebook_size must be whole"),
         ({"heads": 0}, "heads"),
         ({"decay": 1.5}, "decay"),
         ({"kmeans_init": True, "kmeans_iters": 0}, "kmeans_iters"),

@@ -22,7 +22,7 @@ from genmm.media.video import read_video, write_video
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken import sampling
 from genmm.systems.vqtoken.encoders import FunctionEncoder, frame_size
-from genmm.systems.vqtoken.overlay import overlay_frame, smoothed, token_colours
+from genmm.systems.vqtoken.overlay import overlay, overlay_frame, smoothed, token_colours
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 from genmm.systems.vqtoken.reducer import reduce
@@ -342,6 +342,18 @@ def test_overlay_colours_and_smoothing():
     assert len(np.unique(token_colours(64), axis=0)) == 64
 
 
+def test_an_overlay_lightens_lines_and_darkens_other_tokens_in_every_frame():
+    frame, ids = np.full((8, 12, 3), 200, np.uint8), np.array([[0, 1, 1], [0, 1, 2]])
+    plain = overlay_frame(frame, ids, strength=0.0)
+    line = round(0.4 * 200 + 0.6 * 255)
+    lines = plain[..., 0] == line
+    assert lines[:, 4].all() and lines[4, 8:].all() and lines[4:, 8].all() and lines.sum() == 8 + 4 + 3
+    assert (plain[~lines] == 200).all()
+    for drawn in overlay([(0.0, frame), (0.1, frame), (0.6, frame)], np.stack([ids, ids]), np.array([0.0, 0.5]),
+                         tokens=(n for n in [1]), strength=0.0):  # fmt: skip
+        assert drawn[1, 1].tolist() == [70, 70, 70] and drawn[1, 6].tolist() == [200, 200, 200]
+
+
 def test_cancel_stops_within_a_frame(pipeline, long_clip):
     cancel = CancelToken()
     cancel.cancel()
@@ -427,6 +439,21 @@ def test_answers_come_with_their_probability(pipeline, clip):
     assert answer.confidence >= answer.others[0][1]
     with pytest.raises(UsageError, match="does not know: why"):
         pipeline.answer(clip, "why is the circle red")
+
+
+def test_questions_are_about_one_video_and_there_is_one(pipeline):
+    two = pipeline.reduce(torch.randn(2, 2, 4, 4, pipeline.config.vision.width), 4)
+    with pytest.raises(UsageError, match="about one video, these are 2"):
+        pipeline.answer(two, "what colour is the circle")
+    with pytest.raises(UsageError, match="ask at least one"):
+        pipeline.answers(two.clip(0), [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_features_of_any_number_format_are_reduced(pipeline, dtype):
+    features = torch.randn(1, 3, 4, 4, pipeline.config.vision.width)
+    made = pipeline.reduce(features.to(dtype), 4)
+    torch.testing.assert_close(made.tokens, pipeline.reduce(features.to(dtype).float(), 4).tokens, atol=0.05, rtol=0.05)
 
 
 def test_an_answer_does_not_depend_on_other_questions(pipeline, clip):

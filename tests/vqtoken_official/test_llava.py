@@ -120,6 +120,8 @@ def test_the_block_loads_with_any_prefix(published, prefix):
         official_block({"x": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="cannot have 7 heads"):
         official_block(own, heads=7)
+    with pytest.raises(CheckpointError, match=r"must be a matrix"):
+        official_block({**own, "to_q_proj.weight": torch.zeros(4)})
 
 
 def test_sharded_weights_and_a_tied_head(published, tmp_path):
