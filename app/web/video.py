@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from app.web import video_api
 from app.web.controls import RunButtons, idle_html, model_choice, note_html, progress_html, waiting_html
+from app.web.film import Film
 from app.web.history import Entry, Visit
 from app.web.messages import reported
 from app.web.runs import stream_events
@@ -37,19 +37,9 @@ from genmm.core.limits import clean_text
 from genmm.systems.vqtoken.answerer import EXAMPLES
 from genmm.systems.vqtoken.methods import METHODS
 
-__all__ = ["Film", "VideoTab"]
+__all__ = ["VideoTab"]
 
 PAGE_UPDATES_S = 0.2
-
-
-class Film(gr.Video):
-    """gr.Video that serves a file as it is, under its own name; Gradio's would run ffmpeg over it."""
-
-    is_template = True  # the browser side is that of gr.Video
-
-    def postprocess(self, value: str | Path | None) -> FileData | None:
-        """A path of a video, or None."""
-        return None if value is None else FileData(path=str(value), orig_name=Path(value).name)
 
 
 class VideoTab:
