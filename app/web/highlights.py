@@ -295,11 +295,11 @@ class HighlightsTab:
         return (
             Receiver(
                 "Find its highlights",
-                "Puts this video into the Highlights tab.",
+                "Puts the video itself, without a map over it, into the Highlights tab.",
                 self.key,
                 lambda entry: entry.media == "video",
                 [self.video],
-                lambda entry: [str(entry.path)],
+                lambda entry: [str(entry.original)],
             ),
         )
 

@@ -12,12 +12,21 @@ from typing import Any
 import gradio as gr
 
 from app.web import video_api
-from app.web.controls import RunButtons, idle_html, model_choice, note_html, progress_html, waiting_html
+from app.web.controls import (
+    RunButtons,
+    idle_html,
+    model_choice,
+    note_html,
+    progress_html,
+    recipe_of_upload,
+    waiting_html,
+)
 from app.web.film import Film
 from app.web.history import Entry, Visit
 from app.web.messages import reported
 from app.web.runs import stream_events
 from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
+from app.web.video_recipe import recipe_values
 from app.web.video_view import answer_html, curve_html, facts_html, moments_html, summary
 from app.web.video_work import (
     MOST,
@@ -89,6 +98,9 @@ class VideoTab:
                 filterable=False,
             )
             self.model = model_choice(self.server.pool, SYSTEM)
+            self.load_recipe = gr.UploadButton(
+                "Load recipe", file_types=[".json"], file_count="single", type="filepath", size="sm"
+            )
 
     def _draw_result(self) -> None:
         self.progress = gr.HTML(idle_html("The video appears here with its map: one colour for each token."))
@@ -150,6 +162,7 @@ class VideoTab:
         buttons.after(run, self.progress)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
         work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
         gr.on([self.ask.click, self.question.submit], self._ask, [self.seen, self.question], self.answer, **work)
         self.similar.click(self._similar, [self.seen, self.at], self.moments, **work)
@@ -246,18 +259,34 @@ class VideoTab:
         with reported(self.key):
             return frame_at(self._needs(seen), float(at_s or 0.0), self.server.settings.limits)
 
-    # ------------------------------------------------------------ results of other tabs
+    # ------------------------------------------------------------ recipes and results of other tabs
+
+    @property
+    def _settings(self) -> list[Any]:
+        return [self.tokens, self.adaptive, self.method, self.model]
+
+    def _load_upload(self, path: str | None) -> list[Any]:
+        with reported(self.key):
+            return recipe_values(recipe_of_upload(path, "video"), self.server.pool)
 
     def receivers(self) -> Sequence[Receiver]:
         """Any video of the history can be tokenized."""
         return (
             Receiver(
+                "Load settings",
+                "Puts tokens, reducer and model of this result back into the Video tab.",
+                self.key,
+                lambda entry: entry.task == "video",
+                self._settings,
+                lambda entry: self._load_upload(str(entry.recipe)),
+            ),
+            Receiver(
                 "Tokenize",
-                "Puts this video into the Video tab.",
+                "Puts the video itself, without a map over it, into the Video tab.",
                 self.key,
                 lambda entry: entry.media == "video",
                 [self.upload],
-                lambda entry: [str(entry.path)],
+                lambda entry: [str(entry.original)],
             ),
         )
 
@@ -271,5 +300,6 @@ def _entry(seen: Seen) -> Entry:
         path=seen.film,
         recipe=seen.recipe,
         thumbnail=seen.thumbnail,
+        source=Path(seen.form.video),
         facts=f"{made.tokens} tokens, {made.seconds:.1f} s, {made.model['name']}",
     )

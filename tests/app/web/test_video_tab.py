@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import av
 import pytest
 import torch
-from pressing import press_and_wait
+from pressing import press_and_save, press_and_wait
 from safetensors.torch import load_file
 from served import end, serve
 
 from app.web.pool import ModelPool
+from app.web.video_recipe import lost_settings, recipe_values
 from app.web.video_view import (
     curve_html,
 )
-from app.web.video_work import VideoForm, question_events, tokenize_events
+from app.web.video_work import Seen, VideoForm, question_events, tokenize_events
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from datamodules.video_qa import ANSWERS, WORDS
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import CancelToken, Progress, drain
 from genmm.core.limits import Limits
-from genmm.media.video import read_video, write_video
+from genmm.core.results import read_recipe
+from genmm.media.video import probe, read_video, write_video
 from genmm.nn.vit import VisionConfig
 from genmm.systems.vqtoken import overlay as overlay_module
 from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfig, VqTokenConfig
 from genmm.systems.vqtoken.overlay import overlay_frame
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo
 
 PATIENCE_MS = 240_000
@@ -163,9 +166,34 @@ def test_a_cancelled_drawing_stops_and_leaves_no_folder(video_model, film, tmp_p
     assert len(drawn) == 1 and list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def seen(video_model, film, tmp_path_factory) -> Seen:
+    """The film with 6 tokens and an index of 8 moments of a quarter second."""
+    pool, folder = ModelPool(first=str(video_model), device="cpu"), tmp_path_factory.mktemp("seen")
+    form = VideoForm(video=str(film), tokens=6)
+    return drain(tokenize_events(form, pool, lambda: folder, Limits())(CancelToken()))
+
+
 def test_the_curve_is_a_drawing_of_the_numbers():
     drawn = curve_html([1.0, 0.5, 0.25, 0.2], 3)
     assert "25 per cent at 3" in drawn and drawn.count(",") > 4 and curve_html([1.0], 1) == ""
+
+
+def test_a_recipe_brings_the_settings_back_and_says_what_the_page_lacks(seen, video_model):
+    pool = ModelPool(first=str(video_model), device="cpu")
+    recipe = read_recipe(seen.recipe)
+    assert recipe_values(recipe, pool) == [6, False, "vqtoken", "tiny-video"] and lost_settings(recipe, 4.0) == ""
+    by_need = VideoForm(video="", tokens=20, adaptive=True).budget()
+    recipe["settings"] |= {"tokens": stored_budget(by_need), "method": "kmeans"}
+    assert recipe_values(recipe, pool)[:3] == [20, True, "kmeans"] and lost_settings(recipe, 4.0) == ""
+    recipe["settings"] |= {"tokens": 900, "fps": 2.0, "start_s": 1.5}
+    recipe["seeds"] = [7]
+    assert lost_settings(recipe, 4.0) == "start_s 1.5, fps 2.0, seed 7, tokens 900"
+    with pytest.warns(UserWarning, match="no control for start_s 1.5"):
+        assert recipe_values(recipe, pool)[0] == 64
+    recipe["settings"]["method"] = "magic"
+    with pytest.raises(UsageError, match="no reducer 'magic'"):
+        recipe_values(recipe, pool)
 
 
 # ---------------------------------------------------------------- browser
@@ -220,6 +248,40 @@ def tokenize(tab) -> None:
 def ask(tab, question: str) -> None:
     tab.fill("#video-question input, #video-question textarea", question)
     tab.get_by_role("button", name="Ask", exact=True).last.click()
+
+
+def shown_name(tab, place: str) -> str:
+    """File name of the video that a player shows."""
+    tab.wait_for_function("place => document.querySelector(place + ' video')?.src", arg=place)
+    return unquote(tab.evaluate("place => document.querySelector(place + ' video').src", place)).rpartition("/")[2]
+
+
+@in_a_browser
+def test_from_the_history_the_video_itself_and_its_settings_go_on(open_tab, film, tmp_path):
+    tab = open_tab(accept_downloads=True)
+    give(tab, film)
+    tab.fill("#video-tokens input[type=number]", "5")
+    tokenize(tab)
+    tab.fill("#video-tokens input[type=number]", "9")
+    tab.locator("#video-upload button[aria-label='Clear']").click()
+
+    tab.get_by_role("tab", name="History").click()
+    tab.locator(".gm-gallery:visible button").first.click()
+    tab.wait_for_selector("#history-film video")
+    tab.wait_for_function("document.querySelector('#history-film video').duration > 1")
+    assert "_map.mp4" in shown_name(tab, "#history-film")
+    press_and_save(tab, "Download", tmp_path / "kept.mp4")
+    assert probe(tmp_path / "kept.mp4").duration_s == pytest.approx(2.0, abs=0.2)
+
+    tab.locator("button:visible", has_text="Load settings").click()
+    tab.wait_for_function("document.querySelector('#video-tokens input[type=number]').value === '5'")
+    tab.get_by_role("tab", name="History").click()
+    tab.locator("button:visible", has_text="Find its highlights").click()
+    assert shown_name(tab, "#highlights-video") == film.name
+    tab.get_by_role("tab", name="History").click()
+    tab.locator("button:visible", has_text="Tokenize").click()
+    assert shown_name(tab, "#video-upload") == film.name
+    tokenize(tab)
 
 
 @in_a_browser
