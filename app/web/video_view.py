@@ -11,8 +11,8 @@ from genmm.systems.vqtoken.result import VideoAnswer
 
 __all__ = ["answer_html", "curve_html", "facts_html", "moments_html", "summary"]
 
-WIDTH, HEIGHT, EDGE = 560, 170, 34
-"""Size of the curve and its margin, in units of the drawing."""
+WIDTH, HEIGHT = 1000, 150
+"""Units of the curve's drawing; it is stretched to the width of its place, so its numbers stand beside it as text."""
 
 
 def summary(seen: Seen, elapsed_s: float) -> str:
@@ -48,28 +48,27 @@ def curve_html(lost: Sequence[float], chosen: int) -> str:
         return ""
 
     def x(number: int) -> float:
-        return EDGE + (WIDTH - EDGE - 8) * (number - 1) / (count - 1)
+        return (number - 1) / (count - 1)
 
     def y(value: float) -> float:
-        return 10 + (HEIGHT - EDGE - 10) * (1 - min(1.0, max(0.0, value)))
+        return 1 - min(1.0, max(0.0, value))
 
-    points = " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in enumerate(lost, 1))
     chosen = min(max(1, chosen), count)
-    cx, cy = x(chosen), y(lost[chosen - 1])
-    ticks = sorted({1, *range(8, count + 1, 8), count})
-    numbers = "".join(f'<text x="{x(n):.1f}" y="{HEIGHT - 12}" text-anchor="middle">{n}</text>' for n in ticks)
-    levels = "".join(
-        f'<text x="{EDGE - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{100 * v:.0f}</text>' for v in (0, 0.5, 1)
-    )
-    style = 'fill="currentColor" font-size="11" opacity="0.75"'
+    points = " ".join(f"{WIDTH * x(n):.1f},{HEIGHT * y(v):.1f}" for n, v in enumerate(lost, 1))
+    cx, cy = f"{WIDTH * x(chosen):.1f}", f"{HEIGHT * y(lost[chosen - 1]):.1f}"
+    thin = 'vector-effect="non-scaling-stroke"'
+    ticks = [1, *(n for n in range(8, count, 8) if count - n > count / 12), count]  # the last two need room
+    numbers = "".join(f'<span style="left:{100 * x(n):.2f}%">{n}</span>' for n in ticks)
+    levels = "".join(f'<span style="top:{100 * y(v):.0f}%">{100 * v:.0f}</span>' for v in (0, 0.5, 1))
     return (
-        f'<figure class="gm-curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="'
+        f'<figure class="gm-curve"><div class="gm-plot"><div class="gm-levels" aria-hidden="true">{levels}</div>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="'
         f'Variance lost, in per cent, over the number of tokens: {100 * lost[chosen - 1]:.0f} per cent at {chosen}">'
-        f'<g {style}>{numbers}{levels}</g><polyline points="{points}" fill="none" stroke="var(--primary-500)" '
-        f'stroke-width="2.5"/><line x1="{cx:.1f}" y1="{cy:.1f}" x2="{cx:.1f}" y2="{HEIGHT - EDGE}" '
-        f'stroke="var(--primary-500)" stroke-dasharray="3 4"/><circle cx="{cx:.1f}" cy="{cy:.1f}" r="5" '
-        f'fill="var(--primary-600)"/></svg><figcaption class="gm-dim">Variance lost in per cent over the number of '
-        f"tokens; {chosen} are used.</figcaption></figure>"
+        f'<polyline points="{points}" fill="none" stroke="var(--primary-500)" stroke-width="2.5" {thin}/>'
+        f'<line x1="{cx}" y1="{cy}" x2="{cx}" y2="{HEIGHT}" stroke="var(--primary-500)" stroke-dasharray="3 4" {thin}/>'
+        f'<path d="M {cx} {cy} h 0" stroke="var(--primary-600)" stroke-width="10" stroke-linecap="round" {thin}/></svg>'
+        f'<div class="gm-ticks" aria-hidden="true">{numbers}</div></div><figcaption class="gm-dim">Variance lost in '
+        f"per cent over the number of tokens; {chosen} {'is' if chosen == 1 else 'are'} used.</figcaption></figure>"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,9 @@ def seen(video_model, film, tmp_path_factory) -> Seen:
 def test_the_curve_is_a_drawing_of_the_numbers():
     drawn = curve_html([1.0, 0.5, 0.25, 0.2], 3)
     assert "25 per cent at 3" in drawn and drawn.count(",") > 4 and curve_html([1.0], 1) == ""
+    numbers = re.findall(r'">(\d+)</span>', curve_html([0.5] * 33, 3).partition("gm-ticks")[2])
+    assert numbers == ["1", "8", "16", "24", "33"]  # 32 would touch 33
+    assert "3 are used" in drawn and "1 is used" in curve_html([1.0, 0.5], 1)
 
 
 def test_a_recipe_brings_the_settings_back_and_says_what_the_page_lacks(seen, video_model):
@@ -304,6 +309,38 @@ def test_what_the_browser_cannot_play_is_tokenized_all_the_same(open_tab, film, 
     give(tab, film)
     tab.wait_for_function("document.querySelector('#video-upload video').duration > 1")
     assert tab.locator("video.gm-unplayable").count() == 0
+
+
+CONTRAST = """place => {
+  const numbers = (text) => text.match(/[0-9.]+/g).map(Number);
+  const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => {
+    const v = c[i] / 255;
+    return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const style = getComputedStyle(document.querySelector(place));
+  const ground = numbers(style.backgroundColor);
+  if (ground.length > 3 && ground[3] < 1) return 0;
+  const [a, b] = [light(numbers(style.color)), light(ground)].sort((x, y) => y - x);
+  return (a + 0.05) / (b + 0.05);
+}"""
+"""Contrast of a text to its own ground as WCAG 2 counts it; 0 when what lies below shines through."""
+
+
+@in_a_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_labels_over_films_and_numbers_of_the_curve_are_readable_on_a_phone(open_tab, film, scheme):
+    tab = open_tab(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    give(tab, film)
+    tab.get_by_label("As many as it needs").check()
+    tokenize(tab)
+    for place in ("#video-upload", "#video-map"):
+        assert tab.evaluate(CONTRAST, f"{place} label") > 4.5
+    tab.wait_for_selector("#video-curve svg")
+    heights = tab.evaluate("[...document.querySelectorAll('#video-curve span')].map(s => s.getBoundingClientRect())")
+    assert len(heights) > 6 and min(box["height"] for box in heights) >= 12
+    ticks = tab.evaluate("[...document.querySelectorAll('.gm-ticks span')].map(s => s.getBoundingClientRect())")
+    assert all(one["right"] < other["left"] for one, other in itertools.pairwise(ticks))
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @in_a_browser
