@@ -14,6 +14,8 @@ import gradio as gr
 from app.web import video_api
 from app.web.controls import (
     RunButtons,
+    after_failure,
+    failed_html,
     idle_html,
     model_choice,
     note_html,
@@ -23,11 +25,12 @@ from app.web.controls import (
 )
 from app.web.film import Film
 from app.web.history import Entry, Visit
-from app.web.messages import reported
+from app.web.messages import latest_problem, reported
 from app.web.runs import stream_events
 from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
+from app.web.video_moments import Moment, similar_moments
 from app.web.video_recipe import recipe_values
-from app.web.video_view import answer_html, curve_html, facts_html, moments_html, summary
+from app.web.video_view import answer_html, captions, curve_html, facts_html, moments_html, summary, title_html
 from app.web.video_work import (
     MOST,
     SYSTEM,
@@ -36,7 +39,6 @@ from app.web.video_work import (
     check_form,
     frame_at,
     question_events,
-    similar_moments,
     tokenize_events,
 )
 from app.web.waiting import page_event
@@ -106,6 +108,7 @@ class VideoTab:
         self.progress = gr.HTML(idle_html("The video appears here with its map: one colour for each token."))
         self.seen = gr.State(None)
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
+            self.name = gr.HTML(elem_id="video-name")
             self.film = Film(label="Token map", interactive=False, buttons=[], elem_id="video-map", height=320)
             self.curve = gr.HTML(elem_id="video-curve")
             with gr.Row(elem_classes=["gm-actions"]):
@@ -136,6 +139,16 @@ class VideoTab:
                     show_label=False, interactive=False, buttons=[], container=False, elem_classes=["gm-picture"]
                 )
                 self.moments = gr.HTML(elem_id="video-moments")
+                self.gallery = gr.Gallery(
+                    show_label=False,
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    visible=False,
+                    elem_id="video-similar",
+                    elem_classes=["gm-gallery", "gm-moments"],
+                )
+                self.found = gr.State(())
 
     # ------------------------------------------------------------ events
 
@@ -145,7 +158,14 @@ class VideoTab:
 
     @property
     def _shown(self) -> list[Any]:
-        return [self.film, self.curve, self.file, self.code, self.recipe, self.facts, self.picture, self.at]
+        return [
+            self.name, self.film, self.curve, self.file, self.code, self.recipe, self.facts, self.picture, self.at,
+            self.answer, *self._similar_ones, self.seen,
+        ]  # fmt: skip
+
+    @property
+    def _similar_ones(self) -> list[Any]:
+        return [self.moments, self.gallery, self.found]
 
     def _connect(self) -> None:
         history, buttons = self.page.history, self.buttons
@@ -153,19 +173,23 @@ class VideoTab:
         run = begin.success(
             self._run,
             [*self._inputs, history.visit],
-            [
-                self.progress, self.result, *self._shown, self.answer, self.moments,
-                self.seen, history.visit, *buttons.both,
-            ],
+            [self.progress, self.result, *self._shown, history.visit, *buttons.both],
             **page_event(self.key),
-        )  # fmt: skip
+        )
+        begin.failure(after_failure, outputs=[self.progress, *buttons.both], **SILENT)
         buttons.after(run, self.progress)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
         work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
-        gr.on([self.ask.click, self.question.submit], self._ask, [self.seen, self.question], self.answer, **work)
-        self.similar.click(self._similar, [self.seen, self.at], self.moments, **work)
+        asked = gr.on(
+            [self.ask.click, self.question.submit], self._begin_ask, [self.seen, self.question], self.answer, **QUICK
+        )
+        answered = asked.success(self._ask, [self.seen, self.question], self.answer, **work)
+        for event in (asked, answered):
+            event.failure(_not_answered, outputs=self.answer, **SILENT)
+        self.similar.click(self._similar, [self.seen, self.at], self._similar_ones, **work)
+        self.gallery.select(self._go_to, [self.seen, self.found], self.film, **QUICK)
         self.show.click(self._frame, [self.seen, self.at], self.picture, **{**QUICK, "concurrency_limit": 2})
 
     def _form(self, values: Sequence[Any]) -> VideoForm:
@@ -189,7 +213,11 @@ class VideoTab:
             work = tokenize_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
             began = shown = time.monotonic()
             with self.server.runs.open(str(request.session_hash), self.key) as run:
-                yield {self.progress: progress_html(Progress(0, None, "", "Starting"))}
+                yield {
+                    self.progress: progress_html(Progress(0, None, "", "Starting")),
+                    self.result: gr.update(visible=False),  # it is of another video, or made in another way
+                    self.seen: None,
+                }
                 seen: Seen | None = None
                 try:
                     async with contextlib.aclosing(stream_events(work, run.token)) as events:
@@ -212,6 +240,7 @@ class VideoTab:
         return {
             self.progress: note_html(summary(seen, elapsed_s)),
             self.result: gr.update(visible=True),
+            self.name: title_html(seen),
             self.film: str(seen.film),
             self.curve: gr.update(value=curve_html(curve, made.tokens), visible=bool(curve)),
             self.file: str(seen.file),
@@ -221,7 +250,7 @@ class VideoTab:
             self.picture: str(seen.picture),
             self.at: gr.update(maximum=max(0.1, last), value=round(last / 2, 1)),
             self.answer: "",
-            self.moments: "",
+            **dict(zip(self._similar_ones, self._shown_moments([]), strict=True)),
             self.seen: seen,
             self.page.history.visit: self.page.history.added(visit, [_entry(seen)]),
         }
@@ -235,6 +264,13 @@ class VideoTab:
         if seen is None or not Path(seen.form.video).is_file() or not seen.index.is_dir():
             raise UsageError("tokenize a video first; uploads and results are kept for some hours only")
         return seen
+
+    def _begin_ask(self, seen: Seen | None, question: str) -> str:
+        """Check the question before it waits in the queue; this takes the place of the answer before."""
+        with reported(self.key):
+            self._needs(seen)
+            clean_text(question or "", self.server.settings.limits)
+            return waiting_html(self.page)
 
     async def _ask(self, request: gr.Request, seen: Seen | None, question: str) -> AsyncIterator[str]:
         with reported(self.key):
@@ -250,10 +286,23 @@ class VideoTab:
                 except Cancelled:
                     yield note_html("Cancelled.", "stopped")
 
-    def _similar(self, seen: Seen | None, at_s: float) -> str:
+    def _similar(self, seen: Seen | None, at_s: float) -> tuple[Any, ...]:
         with reported(self.key):
             limits = self.server.settings.limits
-            return moments_html(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+            return self._shown_moments(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+
+    def _shown_moments(self, moments: Sequence[Moment]) -> tuple[Any, ...]:
+        """One value for each of `_similar_ones`."""
+        text = moments_html(moments) if moments else ""
+        starts_s = tuple(one.start_s for one in moments)
+        return text, gr.update(value=captions(moments), selected_index=None, visible=bool(moments)), starts_s
+
+    def _go_to(self, seen: Seen | None, starts_s: Sequence[float], picked: gr.SelectData) -> Any:
+        """Move the film to the moment that was pressed; it begins where the tokens do."""
+        number = picked.index if isinstance(picked.index, int) else 0
+        if seen is None or not 0 <= number < len(starts_s):
+            return gr.skip()
+        return gr.update(playback_position=max(0.0, starts_s[number] - float(seen.made.times_s[0])))
 
     def _frame(self, seen: Seen | None, at_s: float) -> Any:
         with reported(self.key):
@@ -270,7 +319,7 @@ class VideoTab:
             return recipe_values(recipe_of_upload(path, "video"), self.server.pool)
 
     def receivers(self) -> Sequence[Receiver]:
-        """Any video of the history can be tokenized."""
+        """The settings of an earlier run, and any video of the history."""
         return (
             Receiver(
                 "Load settings",
@@ -289,6 +338,11 @@ class VideoTab:
                 lambda entry: [str(entry.original)],
             ),
         )
+
+
+def _not_answered(request: gr.Request) -> str:
+    """What stands in the place of an answer after an error."""
+    return failed_html(latest_problem(str(request.session_hash)))
 
 
 def _entry(seen: Seen) -> Entry:

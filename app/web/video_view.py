@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.web.markup import table_html
+import numpy as np
+
 from app.web.messages import escape
+from app.web.video_moments import Moment
 from app.web.video_work import Seen
 from genmm.systems.vqtoken.result import VideoAnswer
 
-__all__ = ["answer_html", "curve_html", "facts_html", "moments_html", "summary"]
+__all__ = ["answer_html", "captions", "counted", "curve_html", "facts_html", "moments_html", "summary", "title_html"]
 
 WIDTH, HEIGHT = 1000, 150
 """Units of the curve's drawing; it is stretched to the width of its place, so its numbers stand beside it as text."""
@@ -19,7 +21,13 @@ def summary(seen: Seen, elapsed_s: float) -> str:
     """One line: what became of the video."""
     made = seen.made
     share = 100 * made.tokens / max(1, made.cells)
-    return f"Done: {made.seconds:.1f} s of video in {made.tokens} tokens ({share:.2g} %), made in {elapsed_s:.1f} s."
+    tokens = counted(made.tokens, "token")
+    return f"Done: {seen.name}, {made.seconds:.1f} s in {tokens} ({share:.2g} %), made in {elapsed_s:.1f} s."
+
+
+def title_html(seen: Seen) -> str:
+    """Which video a result is of; the upload beside it may be another one by now."""
+    return f'<p class="gm-said">{escape(seen.name)}</p>'
 
 
 def facts_html(seen: Seen) -> str:
@@ -29,7 +37,7 @@ def facts_html(seen: Seen) -> str:
     rows = [
         ("Tokens", f"{made.tokens} of {made.cells} ({100 * made.tokens / max(1, made.cells):.2g} %)"),
         ("Kept", f"{100 * (1 - made.lost):.1f} % of the variance of the features"),
-        ("Map", f"{frames} frames of {height} x {width} cells"),
+        ("Map", f"{counted(frames, 'frame')} of {height} x {width} cells"),
         ("Code", f"{code:,} bytes, {8 * code / max(made.seconds, 1e-9) / 1000:.1f} kbit a second"),
     ]
     if made.source_bytes and code:
@@ -72,10 +80,24 @@ def curve_html(lost: Sequence[float], chosen: int) -> str:
     )
 
 
-def moments_html(moments: Sequence[tuple[float, float, float]]) -> str:
-    """Similar moments as a table."""
-    rows = [[f"{start:.1f} to {end:.1f} s", f"{score:.2f}"] for start, end, score in moments]
-    return table_html(["Moment", "Similarity"], rows)
+def moments_html(moments: Sequence[Moment]) -> str:
+    """What the pictures of moments below it are."""
+    own, others = moments[0], moments[1:]
+    asked = f"{own.start_s:.1f} to {own.end_s:.1f} s"
+    if not others:
+        return f'<p class="gm-dim">The video has no moment besides {asked}.</p>'
+    return (
+        f'<p class="gm-dim">First the moment asked about, {asked}, then the most similar others with their similarity, '
+        "at most 1. Press one to see it in the film above.</p>"
+    )
+
+
+def captions(moments: Sequence[Moment]) -> list[tuple[np.ndarray, str]]:
+    """Pictures and captions of moments for a gallery; the first is the one that was asked about."""
+    return [
+        (one.picture, f"{one.start_s:.1f} to {one.end_s:.1f} s" + (f", {one.score:.2f}" if number else ""))
+        for number, one in enumerate(moments)
+    ]
 
 
 def answer_html(question: str, answer: VideoAnswer) -> str:
@@ -83,5 +105,11 @@ def answer_html(question: str, answer: VideoAnswer) -> str:
     others = ", ".join(f"{text} {100 * p:.0f} %" for text, p in answer.others)
     return (
         f'<div class="gm-facts"><p class="gm-dim">{escape(question)}</p><p class="gm-said">{escape(answer.text)}</p>'
-        f'<p class="gm-dim">{100 * answer.confidence:.0f} % sure; then {escape(others)}</p></div>'
+        f'<p class="gm-dim">{100 * answer.confidence:.0f} % sure; then {escape(others)}</p>'
+        '<p class="gm-dim">It has learned moving shapes only; about other footage it guesses.</p></div>'
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it takes one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

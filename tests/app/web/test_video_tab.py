@@ -17,9 +17,17 @@ from safetensors.torch import load_file
 from served import end, serve
 
 from app.web.pool import ModelPool
+from app.web.video_moments import similar_moments
 from app.web.video_recipe import lost_settings, recipe_values
 from app.web.video_view import (
+    answer_html,
+    captions,
+    counted,
     curve_html,
+    facts_html,
+    moments_html,
+    summary,
+    title_html,
 )
 from app.web.video_work import Seen, VideoForm, question_events, tokenize_events
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
@@ -35,6 +43,7 @@ from genmm.systems.vqtoken.config import AnswererConfig, BlockConfig, FrameConfi
 from genmm.systems.vqtoken.overlay import overlay_frame
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo
+from genmm.systems.vqtoken.result import VideoAnswer
 
 PATIENCE_MS = 240_000
 """Longest wait for anything; a busy machine is slow, a broken page never gets there."""
@@ -103,7 +112,8 @@ def test_a_program_asks_and_reads_mistakes(client, film, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     for given, text in (
-        ({"video": handle_file(film), "tokens": "900"}, "1 to 64 tokens"),
+        ({"video": handle_file(film), "tokens": "900"}, "1 to 64 tokens, got 900; the command line makes more"),
+        ({"video": handle_file(film), "tokens": "0"}, "1 to 64 tokens, got 0$"),
         ({"video": handle_file(film), "tokens": "a few"}, "adaptive"),
         ({"video": handle_file(film), "method": "magic"}, "no reducer"),
         ({"video": handle_file(film), "tokens": "adaptive", "method": "pool"}, "only vqtoken"),
@@ -176,12 +186,41 @@ def seen(video_model, film, tmp_path_factory) -> Seen:
     return drain(tokenize_events(form, pool, lambda: folder, Limits())(CancelToken()))
 
 
+@pytest.mark.parametrize(("at_s", "start_s"), [(0.0, 0.0), (0.7, 0.5), (1.0, 1.0), (1.9, 1.5), (99.0, 1.5)])
+def test_moments_begin_with_the_one_that_holds_the_time_and_go_on_with_others(video_model, seen, at_s, start_s):
+    pool = ModelPool(first=str(video_model), device="cpu")
+    own, *others = similar_moments(seen, at_s, pool, Limits())
+    assert (own.start_s, own.end_s) == (start_s, start_s + 0.5)
+    assert own.score > 0.9  # the same frames; the index keeps float16, which the untrained model feels
+    assert sorted(one.start_s for one in (own, *others)) == [0.0, 0.5, 1.0, 1.5]
+    assert [one.score for one in others] == sorted((one.score for one in others), reverse=True)
+    assert own.picture.shape == (64, 96, 3)
+    names = [name for _, name in captions([own, *others])]
+    assert names[0] == f"{start_s:.1f} to {start_s + 0.5:.1f} s" and names[1].startswith(f"{others[0].start_s:.1f} to ")
+    assert f"the moment asked about, {names[0]}" in moments_html([own, *others])
+
+
+def test_as_many_other_moments_are_shown_as_there_is_room_for(video_model, seen, monkeypatch):
+    monkeypatch.setattr("app.web.video_moments.MOMENTS", 2)
+    assert len(similar_moments(seen, 0.0, ModelPool(first=str(video_model), device="cpu"), Limits())) == 3
+
+
 def test_the_curve_is_a_drawing_of_the_numbers():
     drawn = curve_html([1.0, 0.5, 0.25, 0.2], 3)
     assert "25 per cent at 3" in drawn and drawn.count(",") > 4 and curve_html([1.0], 1) == ""
     numbers = re.findall(r'">(\d+)</span>', curve_html([0.5] * 33, 3).partition("gm-ticks")[2])
     assert numbers == ["1", "8", "16", "24", "33"]  # 32 would touch 33
     assert "3 are used" in drawn and "1 is used" in curve_html([1.0, 0.5], 1)
+
+
+def test_a_result_names_its_video_and_counts_in_words(seen):
+    assert summary(seen, 1.0).startswith("Done: red circle.mp4, 2.0 s in 6 tokens (")
+    assert "red circle.mp4" in title_html(seen) and "8 frames of" in facts_html(seen)
+    assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
+
+
+def test_the_answer_says_what_it_can_be_trusted_with():
+    assert "about other footage it guesses" in answer_html("how many", VideoAnswer("two", 0.6, (("one", 0.4),)))
 
 
 def test_a_recipe_brings_the_settings_back_and_says_what_the_page_lacks(seen, video_model):
@@ -306,9 +345,51 @@ def test_what_the_browser_cannot_play_is_tokenized_all_the_same(open_tab, film, 
     assert "This browser cannot play this video" in said
     assert tab.locator(".toast-body").count() == 0 and tab.locator("#video-upload .error").count() == 0
     tokenize(tab)
+    assert tab.locator("#video-name").inner_text() == path.name
     give(tab, film)
     tab.wait_for_function("document.querySelector('#video-upload video').duration > 1")
     assert tab.locator("video.gm-unplayable").count() == 0
+
+
+@in_a_browser
+def test_result_and_answer_are_never_those_of_before(open_tab, film, tmp_path):
+    tab = open_tab()
+    give(tab, film)
+    tokenize(tab)
+    ask(tab, "how many objects are there")
+    tab.wait_for_selector("#video-answer .gm-said")
+    ask(tab, "how serious")
+    tab.wait_for_selector("#video-answer .gm-note-problem")
+    assert "does not know: serious" in tab.locator("#video-answer").inner_text()
+    assert tab.locator("#video-answer .gm-said").count() == 0
+
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    give(tab, broken)
+    assert tab.locator("#video-name").inner_text() == film.name  # the result says whose it is
+    tab.get_by_role("button", name="Tokenize", exact=True).first.click()
+    tab.wait_for_selector(".gm-note-problem:has-text('broken.mp4'):visible")
+    tab.wait_for_selector("#video-map", state="hidden")
+    give(tab, film)
+    tokenize(tab)
+    assert tab.locator("#video-answer").inner_text() == ""
+
+
+@in_a_browser
+def test_a_visitor_goes_to_a_similar_moment(open_tab, film):
+    tab = open_tab()
+    give(tab, film)
+    tokenize(tab)
+    tab.get_by_role("button", name="Moments").click()
+    tab.get_by_role("button", name="Find similar moments").click()
+    tab.wait_for_selector("#video-similar .thumbnail-item >> nth=3")
+    captions = tab.locator("#video-similar .caption-label").all_inner_texts()
+    assert captions[0] == "1.0 to 1.5 s" and len(captions) == 4 and "1.0 to 1.5 s, " not in " ".join(captions[1:])
+    tab.locator("#video-similar .thumbnail-item").nth(2).click()
+    start_s = float(captions[2].split(" to ")[0])
+    tab.wait_for_function(
+        "t => Math.abs(document.querySelector('#video-map video').currentTime - t) < 0.05", arg=start_s
+    )
 
 
 CONTRAST = """place => {
@@ -360,5 +441,5 @@ def test_a_real_clip_becomes_a_map_that_plays(open_tab, shared_data):
     assert tab.locator("#video-answer .gm-said").inner_text() in ANSWERS
     tab.get_by_role("button", name="Moments").click()
     tab.get_by_role("button", name="Find similar moments").click()
-    tab.wait_for_selector("#video-moments tbody tr >> nth=2")
+    tab.wait_for_selector("#video-similar .thumbnail-item >> nth=6")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
