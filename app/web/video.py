@@ -30,6 +30,7 @@ from app.web.runs import stream_events
 from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
 from app.web.video_moments import Moment, similar_moments
 from app.web.video_recipe import recipe_values
+from app.web.video_sample import SampleClip
 from app.web.video_view import answer_html, captions, curve_html, facts_html, moments_html, summary, title_html
 from app.web.video_work import (
     MOST,
@@ -62,6 +63,7 @@ class VideoTab:
     def build(self, page: Page) -> None:
         """Draw both columns and connect them."""
         self.page, self.server = page, page.server
+        self.sample = SampleClip(page.server.storage)
         if self.server.pool.default(SYSTEM) is None:
             gr.HTML(note_html(f"There is no video model on this machine. Run: genmm pull {SYSTEM}", "problem"))
         with gr.Row(elem_classes=["gm-columns"]):
@@ -76,6 +78,13 @@ class VideoTab:
 
     def _draw_form(self) -> None:
         self.upload = Film(label="Video", sources=["upload"], elem_id="video-upload", buttons=[], height=280)
+        with gr.Row(elem_classes=["gm-examples"]):
+            self.try_sample = gr.Button("Take a sample clip", size="sm", min_width=60, elem_classes=["gm-example"])
+            # The player above takes files of the type video alone.
+            self.gif = gr.UploadButton(
+                "Choose a GIF", file_types=[".gif"], size="sm", min_width=60, elem_id="video-gif",
+                elem_classes=["gm-example"],
+            )  # fmt: skip
         self.tokens = gr.Slider(
             1,
             MOST,
@@ -191,6 +200,8 @@ class VideoTab:
         self.similar.click(self._similar, [self.seen, self.at], self._similar_ones, **work)
         self.gallery.select(self._go_to, [self.seen, self.found], self.film, **QUICK)
         self.show.click(self._frame, [self.seen, self.at], self.picture, **{**QUICK, "concurrency_limit": 2})
+        self.try_sample.click(self._take_sample, outputs=self.upload, **QUICK)
+        self.gif.upload(lambda path: path, self.gif, self.upload, **QUICK)
 
     def _form(self, values: Sequence[Any]) -> VideoForm:
         video, tokens, adaptive, method, model = values
@@ -303,6 +314,10 @@ class VideoTab:
         if seen is None or not 0 <= number < len(starts_s):
             return gr.skip()
         return gr.update(playback_position=max(0.0, starts_s[number] - float(seen.made.times_s[0])))
+
+    def _take_sample(self) -> str:
+        with reported(self.key):
+            return str(self.sample.path())
 
     def _frame(self, seen: Seen | None, at_s: float) -> Any:
         with reported(self.key):

@@ -12,13 +12,16 @@ from urllib.parse import unquote
 import av
 import pytest
 import torch
+from PIL import Image
 from pressing import press_and_save, press_and_wait
 from safetensors.torch import load_file
 from served import end, serve
 
 from app.web.pool import ModelPool
+from app.web.storage import Storage
 from app.web.video_moments import similar_moments
 from app.web.video_recipe import lost_settings, recipe_values
+from app.web.video_sample import SampleClip
 from app.web.video_view import (
     answer_html,
     captions,
@@ -240,6 +243,17 @@ def test_a_recipe_brings_the_settings_back_and_says_what_the_page_lacks(seen, vi
         recipe_values(recipe, pool)
 
 
+def test_the_sample_clip_is_drawn_once_and_again_when_it_was_swept():
+    storage = Storage()
+    sample = SampleClip(storage)
+    first = sample.path()
+    assert sample.path() == first and storage.holds(first)
+    assert probe(first).duration_s == pytest.approx(4.0, abs=0.1)
+    storage.remove(first.parent)
+    assert sample.path().is_file()
+    storage.close()
+
+
 # ---------------------------------------------------------------- browser
 
 
@@ -329,17 +343,25 @@ def test_from_the_history_the_video_itself_and_its_settings_go_on(open_tab, film
 
 
 @in_a_browser
-def test_what_the_browser_cannot_play_is_tokenized_all_the_same(open_tab, film, tmp_path):
+@pytest.mark.parametrize("kind", ["avi", "gif"])
+def test_what_the_browser_cannot_play_is_tokenized_all_the_same(open_tab, film, tmp_path, kind):
     frames = read_video(film, sound=False).frames
-    path = tmp_path / "old.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    path = tmp_path / f"old.{kind}"
+    if kind == "gif":
+        first, *others = (Image.fromarray(frame) for frame in frames)
+        first.save(path, save_all=True, append_images=others, duration=125)
+    else:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
     tab = open_tab()
-    give(tab, path)
+    if kind == "gif":
+        tab.locator("input[type=file][accept='.gif']").set_input_files(str(path))
+    else:
+        give(tab, path)
     tab.wait_for_selector("#video-upload video.gm-unplayable", state="attached")
     said = tab.evaluate("getComputedStyle(document.querySelector('#video-upload'), '::after').content")
     assert "This browser cannot play this video" in said
@@ -376,17 +398,23 @@ def test_result_and_answer_are_never_those_of_before(open_tab, film, tmp_path):
 
 
 @in_a_browser
-def test_a_visitor_goes_to_a_similar_moment(open_tab, film):
+def test_a_visitor_without_a_video_asks_about_the_sample_and_goes_to_a_moment(open_tab):
     tab = open_tab()
-    give(tab, film)
+    tab.get_by_role("button", name="Take a sample clip").click()
+    assert shown_name(tab, "#video-upload") == "moving shapes.mp4"
     tokenize(tab)
+    tab.get_by_role("button", name="how many squares are there").click()
+    tab.get_by_role("button", name="Ask", exact=True).last.click()
+    tab.wait_for_selector("#video-answer .gm-said")
+    assert "about other footage it guesses" in tab.locator("#video-answer").inner_text()
+
     tab.get_by_role("button", name="Moments").click()
     tab.get_by_role("button", name="Find similar moments").click()
-    tab.wait_for_selector("#video-similar .thumbnail-item >> nth=3")
+    tab.wait_for_selector("#video-similar .thumbnail-item >> nth=6")
     captions = tab.locator("#video-similar .caption-label").all_inner_texts()
-    assert captions[0] == "1.0 to 1.5 s" and len(captions) == 4 and "1.0 to 1.5 s, " not in " ".join(captions[1:])
-    tab.locator("#video-similar .thumbnail-item").nth(2).click()
-    start_s = float(captions[2].split(" to ")[0])
+    assert captions[0] == "1.5 to 2.0 s" and len(captions) == 7 and "1.5 to 2.0 s, " not in " ".join(captions[1:])
+    tab.locator("#video-similar .thumbnail-item").nth(3).click()
+    start_s = float(captions[3].split(" to ")[0])
     tab.wait_for_function(
         "t => Math.abs(document.querySelector('#video-map video').currentTime - t) < 0.05", arg=start_s
     )
