@@ -365,6 +365,7 @@ def test_what_the_browser_cannot_play_is_tokenized_all_the_same(open_tab, film, 
     tab.wait_for_selector("#video-upload video.gm-unplayable", state="attached")
     said = tab.evaluate("getComputedStyle(document.querySelector('#video-upload'), '::after').content")
     assert "This browser cannot play this video" in said
+    assert not tab.locator("#video-upload .mirror-wrap + .controls").is_visible()
     assert tab.locator(".toast-body").count() == 0 and tab.locator("#video-upload .error").count() == 0
     tokenize(tab)
     assert tab.locator("#video-name").inner_text() == path.name
