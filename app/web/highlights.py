@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from app.web import highlights_api
 from app.web.controls import RunButtons, idle_html, note_html, progress_html, waiting_html
+from app.web.film import Film
 from app.web.highlights_view import captions, curve_html, facts_html, spans_of, summary, table_rows
 from app.web.highlights_work import (
     HEURISTIC,
@@ -32,7 +32,7 @@ from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished, Progress
 
-__all__ = ["Clip", "HighlightsTab"]
+__all__ = ["HighlightsTab"]
 
 SCRIPT = Path(__file__).with_name("highlights.js").read_text(encoding="utf-8")
 AMOUNTS = [("Seconds", "seconds"), ("Share of the video", "share"), ("Number of segments", "count")]
@@ -47,16 +47,6 @@ DOWNLOADS = {
     "vtt": "WebVTT",
 }
 PAGE_UPDATES_S = 0.2
-
-
-class Clip(gr.Video):
-    """gr.Video that serves a file as it is, under its own name; Gradio's would run ffmpeg over it."""
-
-    is_template = True  # the browser side is that of gr.Video
-
-    def postprocess(self, value: str | Path | None) -> FileData | None:
-        """A path of a video, or None."""
-        return None if value is None else FileData(path=str(value), orig_name=Path(value).name)
 
 
 class HighlightsTab:
@@ -79,7 +69,7 @@ class HighlightsTab:
     # ------------------------------------------------------------ drawing
 
     def _draw_form(self) -> None:
-        self.video = Clip(label="Video", sources=["upload"], elem_id="highlights-video", buttons=[], height=280)
+        self.video = Film(label="Video", sources=["upload"], elem_id="highlights-video", buttons=[], height=280)
         with gr.Row():
             self.amount = gr.Radio(
                 choices=AMOUNTS, value="seconds", label="How much to keep", info="What the number beside it counts."
@@ -128,7 +118,7 @@ class HighlightsTab:
         self.found = gr.State(None, time_to_live=self.server.settings.keep_s)
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
             self.curve = gr.HTML(elem_id="highlights-curve")
-            self.reel = Clip(label="Reel", interactive=False, buttons=[], elem_id="highlights-reel", height=280)
+            self.reel = Film(label="Reel", interactive=False, buttons=[], elem_id="highlights-reel", height=280)
             gr.HTML(
                 '<p class="gm-dim">Segments, in seconds. Change start and end, untick or add rows, then cut again.</p>'
             )
@@ -305,11 +295,11 @@ class HighlightsTab:
         return (
             Receiver(
                 "Find its highlights",
-                "Puts this video into the Highlights tab.",
+                "Puts the video itself, without a map over it, into the Highlights tab.",
                 self.key,
                 lambda entry: entry.media == "video",
                 [self.video],
-                lambda entry: [str(entry.path)],
+                lambda entry: [str(entry.original)],
             ),
         )
 

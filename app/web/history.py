@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from app.web.controls import idle_html
+from app.web.film import Film
 from app.web.messages import escape, reported
 from app.web.sound import Sound
 from app.web.storage import Storage
@@ -44,6 +45,8 @@ class Entry:
     """A small picture."""
     facts: str = ""
     """One line: length, seed, model."""
+    source: Path | None = None
+    """What it was made of, where other tabs go on with that: the video below a map drawn over it."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     """Names it within the visit."""
     created: float = field(default_factory=time.time)
@@ -54,6 +57,14 @@ class Entry:
         """Title, shortened to one line."""
         line = " ".join(self.title.split())
         return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1] + "…"
+
+    @property
+    def original(self) -> Path:
+        """What other tabs take: the source where there is one, else the result. Raises: UsageError when it is gone."""
+        path = self.source or self.path
+        if not path.is_file():
+            raise UsageError(f"{path.name} is gone; uploads and results are kept for some hours only, so give it again")
+        return path
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class History:
                 clear = gr.Button("Remove all", size="sm", elem_classes=["gm-quiet"])
             with gr.Column(scale=4, min_width=300, visible=False) as panel:
                 facts = gr.HTML()
-                player = Sound(label="Result", interactive=False, buttons=[])
+                self._players = _draw_players()
                 with gr.Row(elem_classes=["gm-actions"]):
                     buttons = [gr.Button(receiver.label, size="sm", min_width=120) for receiver in receivers]
                 hints = gr.HTML()
@@ -135,7 +146,7 @@ class History:
                 with gr.Accordion("Recipe", open=False):
                     shown_recipe = gr.JSON(show_label=False, container=False, max_height=320)
         self._receivers = list(receivers)
-        detail = [panel, facts, player, media, recipe, shown_recipe, hints, *buttons]
+        detail = [panel, facts, *self._players.values(), media, recipe, shown_recipe, hints, *buttons]
         self.gallery.select(self._select, self.visit, [self.chosen, *detail], **QUICK)
         remove.click(self._remove, [self.visit, self.chosen], [self.visit, panel, *self.shown], **SILENT)
         clear.click(self._clear, self.visit, [self.visit, panel, *self.shown], **SILENT)
@@ -164,7 +175,10 @@ class History:
                 entry.id,
                 gr.update(visible=True),
                 _facts_html(entry),
-                gr.update(value=media, visible=entry.media == "audio"),
+                *[
+                    gr.update(value=media if kind == entry.media else None, visible=kind == entry.media)
+                    for kind in self._players
+                ],
                 gr.update(value=media),
                 gr.update(value=str(entry.recipe) if entry.recipe.is_file() else None),
                 read_json(entry.recipe) if entry.recipe.is_file() else None,
@@ -192,6 +206,17 @@ class History:
     def _forget(self, visit: Visit) -> None:
         """Called by Gradio an hour after the visitor has left."""
         self._kept(visit, ())
+
+
+def _draw_players() -> dict[str, Any]:
+    """What shows a result, for each kind that `Entry.media` can be."""
+    picture = gr.Image(
+        label="Result", show_label=False, interactive=False, buttons=[], container=False, type="filepath",
+        visible=False, elem_id="history-picture", elem_classes=["gm-picture"],
+    )  # fmt: skip
+    film = Film(label="Result", interactive=False, buttons=[], visible=False, height=280, elem_id="history-film")
+    sound = Sound(label="Result", interactive=False, buttons=[], visible=False, elem_id="history-sound")
+    return {"audio": sound, "image": picture, "video": film}
 
 
 def _hints_html(receivers: Sequence[Receiver]) -> str:

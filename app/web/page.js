@@ -24,3 +24,15 @@
     waiting.observe(document.body, { childList: true, subtree: true });
   });
 })();
+
+// A video that the browser cannot play may still be read on the server: the player says so (see style.css) and nothing
+// turns red. Media events do not bubble, so they are caught on their way down, before Gradio hears of them.
+(() => {
+  const film = (event) => (event.target instanceof HTMLVideoElement ? event.target : null);
+  document.addEventListener("error", (event) => {
+    if (!film(event)) return;
+    event.stopImmediatePropagation();
+    film(event).classList.add("gm-unplayable");
+  }, true);
+  document.addEventListener("loadstart", (event) => film(event)?.classList.remove("gm-unplayable"), true);
+})();

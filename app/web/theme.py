@@ -79,8 +79,8 @@ def theme() -> gr.themes.Base:
         block_border_color_dark="*neutral_800",
         block_shadow="0 1px 2px rgba(16, 24, 40, 0.04)",
         block_shadow_dark="none",
-        block_label_background_fill="transparent",
-        block_label_background_fill_dark="transparent",
+        block_label_background_fill="white",  # a label lies over its picture or film
+        block_label_background_fill_dark="*neutral_900",
         block_label_border_width="0px",
         block_label_text_color="*neutral_600",
         block_label_text_color_dark="*neutral_300",

@@ -10,15 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from app.web import video_api
-from app.web.controls import RunButtons, idle_html, model_choice, note_html, progress_html, waiting_html
+from app.web.controls import (
+    RunButtons,
+    after_failure,
+    failed_html,
+    idle_html,
+    model_choice,
+    note_html,
+    progress_html,
+    recipe_of_upload,
+    waiting_html,
+)
+from app.web.film import Film
 from app.web.history import Entry, Visit
-from app.web.messages import reported
+from app.web.messages import latest_problem, reported
 from app.web.runs import stream_events
 from app.web.tab import DEVICE, QUICK, SILENT, Page, Receiver
-from app.web.video_view import answer_html, curve_html, facts_html, moments_html, summary
+from app.web.video_moments import Moment, similar_moments
+from app.web.video_recipe import recipe_values
+from app.web.video_sample import SampleClip
+from app.web.video_view import answer_html, captions, curve_html, facts_html, moments_html, summary, title_html
 from app.web.video_work import (
     MOST,
     SYSTEM,
@@ -27,7 +40,6 @@ from app.web.video_work import (
     check_form,
     frame_at,
     question_events,
-    similar_moments,
     tokenize_events,
 )
 from app.web.waiting import page_event
@@ -37,19 +49,9 @@ from genmm.core.limits import clean_text
 from genmm.systems.vqtoken.answerer import EXAMPLES
 from genmm.systems.vqtoken.methods import METHODS
 
-__all__ = ["Film", "VideoTab"]
+__all__ = ["VideoTab"]
 
 PAGE_UPDATES_S = 0.2
-
-
-class Film(gr.Video):
-    """gr.Video that serves a file as it is, under its own name; Gradio's would run ffmpeg over it."""
-
-    is_template = True  # the browser side is that of gr.Video
-
-    def postprocess(self, value: str | Path | None) -> FileData | None:
-        """A path of a video, or None."""
-        return None if value is None else FileData(path=str(value), orig_name=Path(value).name)
 
 
 class VideoTab:
@@ -61,6 +63,7 @@ class VideoTab:
     def build(self, page: Page) -> None:
         """Draw both columns and connect them."""
         self.page, self.server = page, page.server
+        self.sample = SampleClip(page.server.storage)
         if self.server.pool.default(SYSTEM) is None:
             gr.HTML(note_html(f"There is no video model on this machine. Run: genmm pull {SYSTEM}", "problem"))
         with gr.Row(elem_classes=["gm-columns"]):
@@ -75,6 +78,13 @@ class VideoTab:
 
     def _draw_form(self) -> None:
         self.upload = Film(label="Video", sources=["upload"], elem_id="video-upload", buttons=[], height=280)
+        with gr.Row(elem_classes=["gm-examples"]):
+            self.try_sample = gr.Button("Take a sample clip", size="sm", min_width=60, elem_classes=["gm-example"])
+            # The player above takes files of the type video alone.
+            self.gif = gr.UploadButton(
+                "Choose a GIF", file_types=[".gif"], size="sm", min_width=60, elem_id="video-gif",
+                elem_classes=["gm-example"],
+            )  # fmt: skip
         self.tokens = gr.Slider(
             1,
             MOST,
@@ -99,11 +109,15 @@ class VideoTab:
                 filterable=False,
             )
             self.model = model_choice(self.server.pool, SYSTEM)
+            self.load_recipe = gr.UploadButton(
+                "Load recipe", file_types=[".json"], file_count="single", type="filepath", size="sm"
+            )
 
     def _draw_result(self) -> None:
         self.progress = gr.HTML(idle_html("The video appears here with its map: one colour for each token."))
         self.seen = gr.State(None)
         with gr.Column(visible=False, elem_classes=["gm-result"]) as self.result:
+            self.name = gr.HTML(elem_id="video-name")
             self.film = Film(label="Token map", interactive=False, buttons=[], elem_id="video-map", height=320)
             self.curve = gr.HTML(elem_id="video-curve")
             with gr.Row(elem_classes=["gm-actions"]):
@@ -134,6 +148,16 @@ class VideoTab:
                     show_label=False, interactive=False, buttons=[], container=False, elem_classes=["gm-picture"]
                 )
                 self.moments = gr.HTML(elem_id="video-moments")
+                self.gallery = gr.Gallery(
+                    show_label=False,
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    visible=False,
+                    elem_id="video-similar",
+                    elem_classes=["gm-gallery", "gm-moments"],
+                )
+                self.found = gr.State(())
 
     # ------------------------------------------------------------ events
 
@@ -143,7 +167,14 @@ class VideoTab:
 
     @property
     def _shown(self) -> list[Any]:
-        return [self.film, self.curve, self.file, self.code, self.recipe, self.facts, self.picture, self.at]
+        return [
+            self.name, self.film, self.curve, self.file, self.code, self.recipe, self.facts, self.picture, self.at,
+            self.answer, *self._similar_ones, self.seen,
+        ]  # fmt: skip
+
+    @property
+    def _similar_ones(self) -> list[Any]:
+        return [self.moments, self.gallery, self.found]
 
     def _connect(self) -> None:
         history, buttons = self.page.history, self.buttons
@@ -151,19 +182,26 @@ class VideoTab:
         run = begin.success(
             self._run,
             [*self._inputs, history.visit],
-            [
-                self.progress, self.result, *self._shown, self.answer, self.moments,
-                self.seen, history.visit, *buttons.both,
-            ],
+            [self.progress, self.result, *self._shown, history.visit, *buttons.both],
             **page_event(self.key),
-        )  # fmt: skip
+        )
+        begin.failure(after_failure, outputs=[self.progress, *buttons.both], **SILENT)
         buttons.after(run, self.progress)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
         buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
         work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
-        gr.on([self.ask.click, self.question.submit], self._ask, [self.seen, self.question], self.answer, **work)
-        self.similar.click(self._similar, [self.seen, self.at], self.moments, **work)
+        asked = gr.on(
+            [self.ask.click, self.question.submit], self._begin_ask, [self.seen, self.question], self.answer, **QUICK
+        )
+        answered = asked.success(self._ask, [self.seen, self.question], self.answer, **work)
+        for event in (asked, answered):
+            event.failure(_not_answered, outputs=self.answer, **SILENT)
+        self.similar.click(self._similar, [self.seen, self.at], self._similar_ones, **work)
+        self.gallery.select(self._go_to, [self.seen, self.found], self.film, **QUICK)
         self.show.click(self._frame, [self.seen, self.at], self.picture, **{**QUICK, "concurrency_limit": 2})
+        self.try_sample.click(self._take_sample, outputs=self.upload, **QUICK)
+        self.gif.upload(lambda path: path, self.gif, self.upload, **QUICK)
 
     def _form(self, values: Sequence[Any]) -> VideoForm:
         video, tokens, adaptive, method, model = values
@@ -186,7 +224,11 @@ class VideoTab:
             work = tokenize_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
             began = shown = time.monotonic()
             with self.server.runs.open(str(request.session_hash), self.key) as run:
-                yield {self.progress: progress_html(Progress(0, None, "", "Starting"))}
+                yield {
+                    self.progress: progress_html(Progress(0, None, "", "Starting")),
+                    self.result: gr.update(visible=False),  # it is of another video, or made in another way
+                    self.seen: None,
+                }
                 seen: Seen | None = None
                 try:
                     async with contextlib.aclosing(stream_events(work, run.token)) as events:
@@ -209,6 +251,7 @@ class VideoTab:
         return {
             self.progress: note_html(summary(seen, elapsed_s)),
             self.result: gr.update(visible=True),
+            self.name: title_html(seen),
             self.film: str(seen.film),
             self.curve: gr.update(value=curve_html(curve, made.tokens), visible=bool(curve)),
             self.file: str(seen.file),
@@ -218,7 +261,7 @@ class VideoTab:
             self.picture: str(seen.picture),
             self.at: gr.update(maximum=max(0.1, last), value=round(last / 2, 1)),
             self.answer: "",
-            self.moments: "",
+            **dict(zip(self._similar_ones, self._shown_moments([]), strict=True)),
             self.seen: seen,
             self.page.history.visit: self.page.history.added(visit, [_entry(seen)]),
         }
@@ -232,6 +275,13 @@ class VideoTab:
         if seen is None or not Path(seen.form.video).is_file() or not seen.index.is_dir():
             raise UsageError("tokenize a video first; uploads and results are kept for some hours only")
         return seen
+
+    def _begin_ask(self, seen: Seen | None, question: str) -> str:
+        """Check the question before it waits in the queue; this takes the place of the answer before."""
+        with reported(self.key):
+            self._needs(seen)
+            clean_text(question or "", self.server.settings.limits)
+            return waiting_html(self.page)
 
     async def _ask(self, request: gr.Request, seen: Seen | None, question: str) -> AsyncIterator[str]:
         with reported(self.key):
@@ -247,29 +297,67 @@ class VideoTab:
                 except Cancelled:
                     yield note_html("Cancelled.", "stopped")
 
-    def _similar(self, seen: Seen | None, at_s: float) -> str:
+    def _similar(self, seen: Seen | None, at_s: float) -> tuple[Any, ...]:
         with reported(self.key):
             limits = self.server.settings.limits
-            return moments_html(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+            return self._shown_moments(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+
+    def _shown_moments(self, moments: Sequence[Moment]) -> tuple[Any, ...]:
+        """One value for each of `_similar_ones`."""
+        text = moments_html(moments) if moments else ""
+        starts_s = tuple(one.start_s for one in moments)
+        return text, gr.update(value=captions(moments), selected_index=None, visible=bool(moments)), starts_s
+
+    def _go_to(self, seen: Seen | None, starts_s: Sequence[float], picked: gr.SelectData) -> Any:
+        """Move the film to the moment that was pressed; it begins where the tokens do."""
+        number = picked.index if isinstance(picked.index, int) else 0
+        if seen is None or not 0 <= number < len(starts_s):
+            return gr.skip()
+        return gr.update(playback_position=max(0.0, starts_s[number] - float(seen.made.times_s[0])))
+
+    def _take_sample(self) -> str:
+        with reported(self.key):
+            return str(self.sample.path())
 
     def _frame(self, seen: Seen | None, at_s: float) -> Any:
         with reported(self.key):
             return frame_at(self._needs(seen), float(at_s or 0.0), self.server.settings.limits)
 
-    # ------------------------------------------------------------ results of other tabs
+    # ------------------------------------------------------------ recipes and results of other tabs
+
+    @property
+    def _settings(self) -> list[Any]:
+        return [self.tokens, self.adaptive, self.method, self.model]
+
+    def _load_upload(self, path: str | None) -> list[Any]:
+        with reported(self.key):
+            return recipe_values(recipe_of_upload(path, "video"), self.server.pool)
 
     def receivers(self) -> Sequence[Receiver]:
-        """Any video of the history can be tokenized."""
+        """The settings of an earlier run, and any video of the history."""
         return (
             Receiver(
+                "Load settings",
+                "Puts tokens, reducer and model of this result back into the Video tab.",
+                self.key,
+                lambda entry: entry.task == "video",
+                self._settings,
+                lambda entry: self._load_upload(str(entry.recipe)),
+            ),
+            Receiver(
                 "Tokenize",
-                "Puts this video into the Video tab.",
+                "Puts the video itself, without a map over it, into the Video tab.",
                 self.key,
                 lambda entry: entry.media == "video",
                 [self.upload],
-                lambda entry: [str(entry.path)],
+                lambda entry: [str(entry.original)],
             ),
         )
+
+
+def _not_answered(request: gr.Request) -> str:
+    """What stands in the place of an answer after an error."""
+    return failed_html(latest_problem(str(request.session_hash)))
 
 
 def _entry(seen: Seen) -> Entry:
@@ -281,5 +369,6 @@ def _entry(seen: Seen) -> Entry:
         path=seen.film,
         recipe=seen.recipe,
         thumbnail=seen.thumbnail,
+        source=Path(seen.form.video),
         facts=f"{made.tokens} tokens, {made.seconds:.1f} s, {made.model['name']}",
     )

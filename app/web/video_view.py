@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.web.markup import table_html
+import numpy as np
+
 from app.web.messages import escape
+from app.web.video_moments import Moment
 from app.web.video_work import Seen
 from genmm.systems.vqtoken.result import VideoAnswer
 
-__all__ = ["answer_html", "curve_html", "facts_html", "moments_html", "summary"]
+__all__ = ["answer_html", "captions", "counted", "curve_html", "facts_html", "moments_html", "summary", "title_html"]
 
-WIDTH, HEIGHT, EDGE = 560, 170, 34
-"""Size of the curve and its margin, in units of the drawing."""
+WIDTH, HEIGHT = 1000, 150
+"""Units of the curve's drawing; it is stretched to the width of its place, so its numbers stand beside it as text."""
 
 
 def summary(seen: Seen, elapsed_s: float) -> str:
     """One line: what became of the video."""
     made = seen.made
     share = 100 * made.tokens / max(1, made.cells)
-    return f"Done: {made.seconds:.1f} s of video in {made.tokens} tokens ({share:.2g} %), made in {elapsed_s:.1f} s."
+    tokens = counted(made.tokens, "token")
+    return f"Done: {seen.name}, {made.seconds:.1f} s in {tokens} ({share:.2g} %), made in {elapsed_s:.1f} s."
+
+
+def title_html(seen: Seen) -> str:
+    """Which video a result is of; the upload beside it may be another one by now."""
+    return f'<p class="gm-said">{escape(seen.name)}</p>'
 
 
 def facts_html(seen: Seen) -> str:
@@ -29,7 +37,7 @@ def facts_html(seen: Seen) -> str:
     rows = [
         ("Tokens", f"{made.tokens} of {made.cells} ({100 * made.tokens / max(1, made.cells):.2g} %)"),
         ("Kept", f"{100 * (1 - made.lost):.1f} % of the variance of the features"),
-        ("Map", f"{frames} frames of {height} x {width} cells"),
+        ("Map", f"{counted(frames, 'frame')} of {height} x {width} cells"),
         ("Code", f"{code:,} bytes, {8 * code / max(made.seconds, 1e-9) / 1000:.1f} kbit a second"),
     ]
     if made.source_bytes and code:
@@ -48,35 +56,48 @@ def curve_html(lost: Sequence[float], chosen: int) -> str:
         return ""
 
     def x(number: int) -> float:
-        return EDGE + (WIDTH - EDGE - 8) * (number - 1) / (count - 1)
+        return (number - 1) / (count - 1)
 
     def y(value: float) -> float:
-        return 10 + (HEIGHT - EDGE - 10) * (1 - min(1.0, max(0.0, value)))
+        return 1 - min(1.0, max(0.0, value))
 
-    points = " ".join(f"{x(n):.1f},{y(v):.1f}" for n, v in enumerate(lost, 1))
     chosen = min(max(1, chosen), count)
-    cx, cy = x(chosen), y(lost[chosen - 1])
-    ticks = sorted({1, *range(8, count + 1, 8), count})
-    numbers = "".join(f'<text x="{x(n):.1f}" y="{HEIGHT - 12}" text-anchor="middle">{n}</text>' for n in ticks)
-    levels = "".join(
-        f'<text x="{EDGE - 6}" y="{y(v) + 4:.1f}" text-anchor="end">{100 * v:.0f}</text>' for v in (0, 0.5, 1)
-    )
-    style = 'fill="currentColor" font-size="11" opacity="0.75"'
+    points = " ".join(f"{WIDTH * x(n):.1f},{HEIGHT * y(v):.1f}" for n, v in enumerate(lost, 1))
+    cx, cy = f"{WIDTH * x(chosen):.1f}", f"{HEIGHT * y(lost[chosen - 1]):.1f}"
+    thin = 'vector-effect="non-scaling-stroke"'
+    ticks = [1, *(n for n in range(8, count, 8) if count - n > count / 12), count]  # the last two need room
+    numbers = "".join(f'<span style="left:{100 * x(n):.2f}%">{n}</span>' for n in ticks)
+    levels = "".join(f'<span style="top:{100 * y(v):.0f}%">{100 * v:.0f}</span>' for v in (0, 0.5, 1))
     return (
-        f'<figure class="gm-curve"><svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" aria-label="'
+        f'<figure class="gm-curve"><div class="gm-plot"><div class="gm-levels" aria-hidden="true">{levels}</div>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="'
         f'Variance lost, in per cent, over the number of tokens: {100 * lost[chosen - 1]:.0f} per cent at {chosen}">'
-        f'<g {style}>{numbers}{levels}</g><polyline points="{points}" fill="none" stroke="var(--primary-500)" '
-        f'stroke-width="2.5"/><line x1="{cx:.1f}" y1="{cy:.1f}" x2="{cx:.1f}" y2="{HEIGHT - EDGE}" '
-        f'stroke="var(--primary-500)" stroke-dasharray="3 4"/><circle cx="{cx:.1f}" cy="{cy:.1f}" r="5" '
-        f'fill="var(--primary-600)"/></svg><figcaption class="gm-dim">Variance lost in per cent over the number of '
-        f"tokens; {chosen} are used.</figcaption></figure>"
+        f'<polyline points="{points}" fill="none" stroke="var(--primary-500)" stroke-width="2.5" {thin}/>'
+        f'<line x1="{cx}" y1="{cy}" x2="{cx}" y2="{HEIGHT}" stroke="var(--primary-500)" stroke-dasharray="3 4" {thin}/>'
+        f'<path d="M {cx} {cy} h 0" stroke="var(--primary-600)" stroke-width="10" stroke-linecap="round" {thin}/></svg>'
+        f'<div class="gm-ticks" aria-hidden="true">{numbers}</div></div><figcaption class="gm-dim">Variance lost in '
+        f"per cent over the number of tokens; {chosen} {'is' if chosen == 1 else 'are'} used.</figcaption></figure>"
     )
 
 
-def moments_html(moments: Sequence[tuple[float, float, float]]) -> str:
-    """Similar moments as a table."""
-    rows = [[f"{start:.1f} to {end:.1f} s", f"{score:.2f}"] for start, end, score in moments]
-    return table_html(["Moment", "Similarity"], rows)
+def moments_html(moments: Sequence[Moment]) -> str:
+    """What the pictures of moments below it are."""
+    own, others = moments[0], moments[1:]
+    asked = f"{own.start_s:.1f} to {own.end_s:.1f} s"
+    if not others:
+        return f'<p class="gm-dim">The video has no moment besides {asked}.</p>'
+    return (
+        f'<p class="gm-dim">First the moment asked about, {asked}, then the most similar others with their similarity, '
+        "at most 1. Press one to see it in the film above.</p>"
+    )
+
+
+def captions(moments: Sequence[Moment]) -> list[tuple[np.ndarray, str]]:
+    """Pictures and captions of moments for a gallery; the first is the one that was asked about."""
+    return [
+        (one.picture, f"{one.start_s:.1f} to {one.end_s:.1f} s" + (f", {one.score:.2f}" if number else ""))
+        for number, one in enumerate(moments)
+    ]
 
 
 def answer_html(question: str, answer: VideoAnswer) -> str:
@@ -84,5 +105,11 @@ def answer_html(question: str, answer: VideoAnswer) -> str:
     others = ", ".join(f"{text} {100 * p:.0f} %" for text, p in answer.others)
     return (
         f'<div class="gm-facts"><p class="gm-dim">{escape(question)}</p><p class="gm-said">{escape(answer.text)}</p>'
-        f'<p class="gm-dim">{100 * answer.confidence:.0f} % sure; then {escape(others)}</p></div>'
+        f'<p class="gm-dim">{100 * answer.confidence:.0f} % sure; then {escape(others)}</p>'
+        '<p class="gm-dim">It has learned moving shapes only; about other footage it guesses.</p></div>'
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where it takes one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

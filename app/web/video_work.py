@@ -29,16 +29,16 @@ __all__ = [
     "Seen",
     "VideoForm",
     "check_form",
+    "frame_at",
+    "page_limits",
+    "patient",
     "question_events",
-    "similar_moments",
     "tokenize_events",
 ]
 
 SYSTEM = "vqtoken"
 MOST = 64
 """Upper end of the budget slider."""
-MOMENTS = 6
-"""Similar moments that are shown."""
 DECODE_S = 300.0
 """Processor time that reading one video may take; it shows progress and can be cancelled."""
 THUMBNAIL = (320, 180)
@@ -87,6 +87,11 @@ class Seen:
     """The video with as many tokens as the answerer takes, once a question was asked."""
 
     @property
+    def name(self) -> str:
+        """Name of the file that was tokenized."""
+        return Path(self.form.video).name
+
+    @property
     def code_bytes(self) -> int:
         """Size of the packed code."""
         return self.code.stat().st_size if self.code.is_file() else 0
@@ -97,7 +102,8 @@ def check_form(form: VideoForm, pool: ModelPool) -> None:
     if not form.video or not Path(form.video).is_file():
         raise UsageError("choose a video first; mp4, mov, mkv and webm are understood")
     if not 1 <= form.tokens <= MOST:
-        raise UsageError(f"the page makes 1 to {MOST} tokens, got {form.tokens}; the command line makes more")
+        more = "; the command line makes more" if form.tokens > MOST else ""
+        raise UsageError(f"the page makes 1 to {MOST} tokens, got {form.tokens}{more}")
     if form.method not in METHODS:
         raise UsageError(f"there is no reducer {form.method[:40]!r}; choose one of: {', '.join(METHODS)}")
     if form.adaptive and form.method not in CLUSTERING_METHODS:
@@ -193,27 +199,6 @@ def frame_at(seen: Seen, at_s: float, limits: Limits) -> np.ndarray:
         raise UsageError("the upload is gone; uploads are kept for some hours only, so give it again")
     last_s = float(seen.made.times_s[-1])
     return seen.made.picture(seen.form.video, at_s=min(max(0.0, at_s), last_s), limits=patient(limits))
-
-
-def similar_moments(seen: Seen, at_s: float, pool: ModelPool, limits: Limits) -> list[tuple[float, float, float]]:
-    """Moments of the video like the one at a time: (start, end, similarity), best first."""
-    from genmm.media.video import iter_frames
-    from genmm.systems.vqtoken.search import VideoIndex, moment_set
-
-    pipeline = pool.get(seen.form.model, SYSTEM)
-    page_limits(pipeline, limits)
-    moment_s = _moment_s(seen.made)
-    begin = min(max(0.0, at_s), max(0.0, float(seen.made.times_s[-1])))
-    span = {"start_s": begin, "end_s": begin + moment_s}
-    side = 2 * pipeline.config.frames.side
-    with iter_frames(
-        seen.form.video, fps=pipeline.config.frames.fps, max_side=side, limits=pipeline.limits, **span
-    ) as r:
-        frames = [frame.image for frame in r]
-    if not frames:
-        raise UsageError(f"the video has no picture at {begin:.1f} s")
-    hits = VideoIndex.open(seen.index).search(moment_set(pipeline, frames), top=MOMENTS + 1, per_video=MOMENTS + 1)
-    return [(hit.start_s, hit.end_s, hit.score) for hit in hits]
 
 
 def question_events(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import gradio as gr
 import pytest
 
@@ -77,3 +80,28 @@ def test_captions_are_one_short_line(storage):
     (entry,) = entries(storage, "a\nb  " + "c" * 200)
     assert entry.caption.startswith("a b c")
     assert len(entry.caption) == 80
+
+
+@pytest.mark.parametrize("media", ["audio", "image", "video"])
+def test_every_kind_of_result_is_shown_by_its_own_player(history, storage, media):
+    with gr.Blocks():
+        history.build(None, [])
+    (entry,) = entries(storage)
+    entry.recipe.write_text("{}")
+    visit = history.added(Visit(), [replace(entry, media=media)])
+    values = history._select(visit, SimpleNamespace(index=0))
+    players = dict(zip(history._players, values[3:6], strict=True))
+    assert {kind: player["visible"] for kind, player in players.items()} == {kind: kind == media for kind in players}
+    assert {kind: player["value"] for kind, player in players.items() if player["value"]} == {media: str(entry.path)}
+
+
+def test_other_tabs_take_what_a_result_was_made_of(storage, tmp_path):
+    (entry,) = entries(storage)
+    assert entry.original == entry.path
+    upload = tmp_path / "upload.mp4"
+    upload.write_bytes(b"x")
+    made = replace(entry, source=upload)
+    assert made.original == upload
+    upload.unlink()
+    with pytest.raises(UsageError, match="upload.mp4 is gone"):
+        _ = made.original
