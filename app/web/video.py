@@ -300,7 +300,7 @@ class VideoTab:
     def _similar(self, seen: Seen | None, at_s: float) -> tuple[Any, ...]:
         with reported(self.key):
             limits = self.server.settings.limits
-            return self._shown_moments(similar_moments(self._needs(seen), float(at_s or 0.0), self.server.pool, limits))
+            return self._shown_moments(similar_moments(self._needs(seen), float(at_s or 0.0), limits))
 
     def _shown_moments(self, moments: Sequence[Moment]) -> tuple[Any, ...]:
         """One value for each of `_similar_ones`."""

@@ -18,9 +18,8 @@ from genmm.core.events import CancelToken, Event, Finished, Progress, in_seconds
 from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
 from genmm.media.image import write_image
-from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.result import TokenizedVideo
 
 __all__ = [
@@ -61,7 +60,9 @@ class VideoForm:
 
     def budget(self) -> Any:
         """What the pipeline takes."""
-        return AdaptiveK(least=min(4, self.tokens), most=self.tokens) if self.adaptive else self.tokens
+        if not self.adaptive:
+            return self.tokens
+        return dataclasses.replace(budget_of("adaptive"), least=min(4, self.tokens), most=self.tokens)
 
 
 @dataclass(frozen=True, eq=False)

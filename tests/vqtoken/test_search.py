@@ -88,6 +88,16 @@ def test_a_frame_finds_its_moment(eyes, tmp_path):
     assert hit.start_s >= 2.0 and hit.end_s - hit.start_s == pytest.approx(1.0)
 
 
+def test_a_moment_of_the_index_is_found_by_its_time(index, eyes, videos):
+    for at_s, start_s in ((0.0, 0.0), (0.9, 0.0), (1.0, 1.0), (99.0, 1.0)):
+        own = index.moment_at(videos[2], at_s)
+        assert (own.start_s, own.end_s) == (start_s, start_s + 1.0)
+        best = index.search(own)[0]
+        assert (Path(best.video), best.start_s, best.score) == (videos[2], start_s, pytest.approx(1.0, abs=1e-3))
+    with pytest.raises(UsageError, match="not in the index"):
+        index.moment_at("none.mp4", 0.0)
+
+
 def test_moments_cover_the_video_without_gaps(eyes, videos):
     sets = list(moment_sets(eyes, videos[0], moment_s=0.75))
     assert [s.start_s for s in sets] == pytest.approx([0.0, 0.75, 1.5])

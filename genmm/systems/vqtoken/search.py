@@ -320,6 +320,20 @@ class VideoIndex:
         for name in {entry.id for entry in entries} - {entry.id for entry in self.entries}:
             self._file(name).unlink(missing_ok=True)
 
+    def moment_at(self, path: str | os.PathLike[str], at_s: float) -> MomentSet:
+        """The moment of a video that holds a time: the last one that begins by then, or the first.
+
+        Raises: UsageError when the video is not in the index, DataError when its tokens are damaged.
+        """
+        found = self._of(path)
+        if not found:
+            raise UsageError(f"{path} is not in the index in {self.folder}; add it first: genmm index add")
+        one = self._read(found[-1])
+        number = max(0, int((one["spans"][:, 0] <= at_s + 1e-6).sum()) - 1)
+        rows = slice(*one["offsets"][number : number + 2].tolist())
+        start_s, end_s = one["spans"][number].tolist()
+        return MomentSet(one["tokens"][rows].float(), one["weights"][rows].float(), start_s, end_s)
+
     def search(self, query: MomentSet, *, top: int = 5, per_video: int = 2, pooled: bool = False) -> list[Hit]:
         """The most similar moments, best first, at most `per_video` of one video.
 
