@@ -92,7 +92,7 @@ def test_the_command_writes_a_file_for_each_and_recipes_that_make_each_alone(her
     for name, text in zip(names, TEXTS, strict=True):
         recipe = read_recipe(here / f"{name}.json")
         assert recipe["settings"]["texts"] == [text] and recipe["seeds"] == [7]
-        assert {**find_recipe(here / f"{name}.flac", beside=False)} == recipe
+        assert {**find_recipe(here / f"{name}.flac", beside=False), "file": f"{name}.flac"} == recipe
         assert run("edit", "in.flac", "--recipe", f"{name}.json", "-o", "again.flac") == 0
         assert close(here / "again.flac", here / f"{name}.flac")
     assert not close(here / f"{names[0]}.flac", here / f"{names[1]}.flac")

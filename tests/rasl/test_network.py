@@ -53,7 +53,7 @@ def test_wrong_sizes_are_named(network):
     for bad in ({"width": 30, "heads": 4}, {"window": 2}, {"top_channels": 999}, {"reading": "sum"}, {"layers": 0}):
         with pytest.raises(ConfigError):
             RaslConfig(**bad)
-    with pytest.raises(ConfigError, match="unknown setting"):
+    with pytest.raises(ConfigError, match="unknown fields: depth"):
         RaslConfig.from_dict({"depth": 3})
     with pytest.raises(ConfigError, match="mask_share"):
         ObjectiveConfig(mask_share=0.0)

@@ -111,7 +111,7 @@ DAMAGE = {
     "the codec does not stream": (lambda s, e: set_config(e, norm_type="time_group_norm"), "norm_type"),
     "the network is another one": (lambda s, e: set_config(s, model_type="llama"), "speech_llama"),
     "sizes disagree": (lambda s, e: set_config(s, num_hidden_layers=3), "missing"),
-    "a size is a word": (lambda s, e: set_config(s, hidden_size="big"), "wrong kind"),
+    "a size is a word": (lambda s, e: set_config(s, hidden_size="big"), "hidden_size must be a whole number"),
     "the vocabulary is too large": (lambda s, e: set_config(s, vocab_size=100), "vocab|shape"),
     "the vocabulary is missing": (lambda s, e: (s / "vocab.json").unlink(), "vocab.json"),
     "the config is missing": (lambda s, e: (s / "config.json").unlink(), "config.json"),

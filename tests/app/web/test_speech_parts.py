@@ -130,7 +130,7 @@ def test_sound_comes_in_the_file_format_asked_for_with_its_recipe_inside(pool, t
     (take,) = end.result.takes
     assert take.path.suffix == f".{file_format}"
     assert read_audio(take.path).seconds == pytest.approx(take.seconds, abs=0.1)
-    assert find_recipe(take.path, beside=False) == read_recipe(take.path)
+    assert {**find_recipe(take.path, beside=False), "file": take.path.name} == read_recipe(take.path)
     assert read_recipe(take.path)["seeds"] == [3]
 
 
