@@ -124,9 +124,12 @@ def _search(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(hit.__dict__))
         else:
-            gone = "" if Path(hit.video).is_file() else "  (the file is gone)"
-            print(f"{hit.score:6.3f}  {hit.start_s:8.2f} to {hit.end_s:8.2f} s  {hit.video}{gone}")
+            print(f"{hit.score:6.3f}  {hit.start_s:8.2f} to {hit.end_s:8.2f} s  {_named(hit.video)}")
     return 0
+
+
+def _named(video: str) -> str:
+    return video if Path(video).is_file() else f"{video}  (the file is gone)"
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -139,8 +142,7 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps({**facts, "entries": entries}))
         return 0
     for entry in index.entries:
-        gone = "" if Path(entry.path).is_file() else "  (the file is gone)"
-        print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {entry.path}{gone}")
+        print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {_named(entry.path)}")
     print(f"{facts['videos']} videos, {facts['moments']} moments, {facts['tokens']} tokens, {facts['bytes']} bytes")
     return 0
 

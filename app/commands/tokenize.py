@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
+from genmm.core.wording import counted, percent
 from genmm.media.recipes import find_recipe
 from genmm.systems.vqtoken.methods import METHODS
 
@@ -136,23 +137,18 @@ def load_video_model(args: argparse.Namespace):  # noqa: ANN201 - a pipeline, wh
     return pipeline
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def _tell(made: TokenizedVideo, paths: tuple[Path, ...], as_json: bool) -> None:
     facts = made.facts()
     if as_json:
         print(json.dumps({**facts, "files": [str(path) for path in paths]}))
         return
-    share, lost = 100 * facts["token_share"], 100 * facts["lost"]
-    few = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
-    print(f"{_counted(facts['tokens'], 'token')} of {facts['cells']} ({few} %), {lost:.1f} % of the variance lost")
+    share, lost = percent(facts["token_share"]), 100 * facts["lost"]
+    print(f"{counted(facts['tokens'], 'token')} of {facts['cells']} ({share}), {lost:.1f} % of the variance lost")
     size = facts["code_bits"] / 8
     times = facts["file_bytes"] / max(size, 1.0)
     versus = f", {times:.0f} times smaller than the file" if times >= 1.5 else ""
-    seen = _counted(facts["frames"], "frame")
-    print(f"{seen} over {facts['seconds']:.1f} s; the code has {_counted(round(size), 'byte')}{versus}")
+    seen = counted(facts["frames"], "frame")
+    print(f"{seen} over {facts['seconds']:.1f} s; the code has {counted(round(size), 'byte')}{versus}")
     for note in made.notes:
         print(f"note: {note}")
     print("\n".join(str(path) for path in paths))

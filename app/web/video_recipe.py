@@ -61,4 +61,4 @@ def lost_settings(recipe: dict[str, Any], fps: float | None) -> str:
 
 def _frames_a_second(name: str, pool: ModelPool) -> float:
     """The rate at which a model looks at videos, without loading it. Raises: CheckpointError for a damaged one."""
-    return VqTokenConfig.from_dict(read_config(pool.info(name, SYSTEM).path)["network"]).frames.fps
+    return VqTokenConfig.from_dict(read_config(pool.info(name, SYSTEM).path).get("network")).frames.fps

@@ -9,9 +9,10 @@ import numpy as np
 from app.web.messages import escape
 from app.web.video_moments import Moment
 from app.web.video_work import Seen
+from genmm.core.wording import counted, percent
 from genmm.systems.vqtoken.result import VideoAnswer
 
-__all__ = ["answer_html", "captions", "counted", "curve_html", "facts_html", "moments_html", "summary", "title_html"]
+__all__ = ["answer_html", "captions", "curve_html", "facts_html", "moments_html", "summary", "title_html"]
 
 WIDTH, HEIGHT = 1000, 150
 """Units of the curve's drawing; it is stretched to the width of its place, so its numbers stand beside it as text."""
@@ -20,9 +21,9 @@ WIDTH, HEIGHT = 1000, 150
 def summary(seen: Seen, elapsed_s: float) -> str:
     """One line: what became of the video."""
     made = seen.made
-    share = 100 * made.tokens / max(1, made.cells)
+    share = percent(made.tokens / max(1, made.cells))
     tokens = counted(made.tokens, "token")
-    return f"Done: {seen.name}, {made.seconds:.1f} s in {tokens} ({share:.2g} %), made in {elapsed_s:.1f} s."
+    return f"Done: {seen.name}, {made.seconds:.1f} s in {tokens} ({share}), made in {elapsed_s:.1f} s."
 
 
 def title_html(seen: Seen) -> str:
@@ -35,7 +36,7 @@ def facts_html(seen: Seen) -> str:
     made, code = seen.made, seen.code_bytes
     frames, height, width = made.map.shape
     rows = [
-        ("Tokens", f"{made.tokens} of {made.cells} ({100 * made.tokens / max(1, made.cells):.2g} %)"),
+        ("Tokens", f"{made.tokens} of {made.cells} ({percent(made.tokens / max(1, made.cells))})"),
         ("Kept", f"{100 * (1 - made.lost):.1f} % of the variance of the features"),
         ("Map", f"{counted(frames, 'frame')} of {height} x {width} cells"),
         ("Code", f"{code:,} bytes, {8 * code / max(made.seconds, 1e-9) / 1000:.1f} kbit a second"),
@@ -108,8 +109,3 @@ def answer_html(question: str, answer: VideoAnswer) -> str:
         f'<p class="gm-dim">{100 * answer.confidence:.0f} % sure; then {escape(others)}</p>'
         '<p class="gm-dim">It has learned moving shapes only; about other footage it guesses.</p></div>'
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where it takes one."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -11,7 +11,7 @@ import torch
 
 from genmm.core.errors import UsageError
 
-__all__ = ["choose_device", "choose_dtype", "describe_machine", "memory_bytes", "multiplies_bfloat16"]
+__all__ = ["choose_device", "choose_dtype", "describe_machine", "memory_bytes", "multiplies_bfloat16", "widest_float"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -87,6 +87,11 @@ def memory_bytes(device: str | torch.device = "cpu") -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 on MPS, which has no wider one."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def describe_machine() -> dict[str, Any]:

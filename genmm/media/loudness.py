@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genmm.core.devices import widest_float
 from genmm.core.errors import MediaError, ShapeError, UsageError
 from genmm.media.channels import stereo_matrix
 from genmm.media.resampling import resample
@@ -95,7 +96,7 @@ def _as_channels(samples: Tensor) -> Tensor:
     if samples.ndim == 0 or 0 in samples.shape:
         raise ShapeError(f"loudness needs samples [S] or [C, S] with at least one sample, got {tuple(samples.shape)}")
     signal = samples[None] if samples.ndim == 1 else samples
-    signal = signal.to(torch.float32 if signal.device.type == "mps" else torch.float64)
+    signal = signal.to(widest_float(signal.device))
     if not bool(torch.isfinite(signal).all()):
         raise MediaError("the sound holds NaN or infinite samples; its loudness is not defined")
     channels = signal.shape[-2]

@@ -186,8 +186,7 @@ def spherical_kmeans(
     """
     config = config or KMeansConfig()
     check_rows(tokens, mask)
-    if seeds is not None and len(seeds) != len(tokens):
-        raise UsageError(f"there are {len(seeds)} seeds for {len(tokens)} clips; give one for each clip")
+    check_seeds(seeds, len(tokens))
     with torch.no_grad(), full_precision(tokens.device):
         rows = rows_of(tokens.detach(), mask)
         allowed = _allowed(clusters, len(tokens), tokens.device)
@@ -200,9 +199,8 @@ def spherical_kmeans(
             seeds = [0] * len(tokens) if seeds is None else seeds
             centroids = _first_centroids(rows, allowed, seeds, config)
         iterations = _flash if config.engine == "flash" else _lloyd
-        return _finish(
-            rows, _filled(rows, iterations(rows, centroids, allowed, config, config.max_iterations), allowed)
-        )
+        end = _filled(rows, iterations(rows, centroids, allowed, config, config.max_iterations), allowed)
+        return _finish(rows, end.labels, end.sums, end.counts, end.rounds)
 
 
 def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: KMeansConfig) -> Tensor:
@@ -215,6 +213,12 @@ def _first_centroids(rows: Rows, allowed: Tensor, seeds: Sequence[int], config: 
         sample = rows.at(*draw_rows(rows.valid, (32 * own).clamp_min(config.sample_rows)))
         centroids = _lloyd(sample, centroids, allowed, config, config.sample_iterations, done=small).centroids
     return centroids
+
+
+def check_seeds(seeds: Sequence[int] | None, clips: int) -> None:
+    """Raises: UsageError when there are seeds, but not one for each clip."""
+    if seeds is not None and len(seeds) != clips:
+        raise UsageError(f"there are {len(seeds)} seeds for {clips} clips; give one for each clip")
 
 
 def check_rows(tokens: Tensor, mask: Tensor | None) -> None:
@@ -381,17 +385,15 @@ def clusters_of(tokens: Tensor, labels: Tensor, clusters: int) -> Clusters:
         rows = rows_of(tokens.detach(), labels >= 0)
         labels = labels.clamp_min(0)
         sums, counts = cluster_sums(rows, labels, clusters)
-        done = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        return _finish(rows, _State(sums, labels, sums, counts, done.float(), done))
+        return _finish(rows, labels, sums, counts, 0)
 
 
-def _finish(rows: Rows, state: _State) -> Clusters:
-    labels, rank = first_appearance(state.labels, rows.valid, state.counts.shape[1])
+def _finish(rows: Rows, labels: Tensor, sums: Tensor, counts: Tensor, rounds: int) -> Clusters:
+    labels, rank = first_appearance(labels, rows.valid, counts.shape[1])
     order = rank.argsort(1)
-    counts = state.counts.gather(1, order)
-    sums = state.sums.gather(1, order.unsqueeze(-1).expand_as(state.sums))
+    counts, sums = counts.gather(1, order), take_rows(sums, order)
     within = squared_distances(rows, labels, sums, counts)
-    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, within, state.rounds)
+    return Clusters(labels, F.normalize(sums, dim=-1), counts, sums, within, rounds)
 
 
 def squared_distances(rows: Rows, labels: Tensor, sums: Tensor, counts: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from genmm.core.devices import widest_float
 from genmm.core.errors import MissingDependencyError, ShapeError, UsageError
 from genmm.quantizers.nearest_cpu import search_blocked
 from genmm.quantizers.nearest_sums import code_sums
@@ -245,8 +246,7 @@ def _median(values: Tensor, allowed: Tensor | None) -> Tensor:
 
 def row_norms(x: Tensor) -> Tensor:
     """Lengths [...] float32 of rows [..., D], also where their squares go past float32 or vanish in it."""
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(x, dim=-1, dtype=wide).float()
+    return torch.linalg.vector_norm(x, dim=-1, dtype=widest_float(x.device)).float()
 
 
 @contextmanager

@@ -138,8 +138,8 @@ def _read_official_config(folder: Path, layout: Layout | None) -> tuple[SledConf
         stream = {name: values.get(name) or default for name, default in OFFICIAL_STREAM.items()}
     try:
         return SledConfig.from_dict({**values, **stream}, strict=False), layout
-    except TypeError as error:
-        raise ConfigError(f"{folder}/config.json holds a value of the wrong kind: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{folder}/config.json: {error}") from error
 
 
 def _layout_of(folder: Path, values: Mapping[str, Any]) -> Layout:

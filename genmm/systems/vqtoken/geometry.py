@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from genmm.core.devices import widest_float
 from genmm.core.errors import ShapeError
 
 __all__ = ["Geometry", "describe_occupancy", "description_width", "frame_counts", "geometry_of"]
@@ -54,7 +55,7 @@ def geometry_of(index_map: Tensor, clusters: int) -> Geometry:
     ids = torch.where(ids >= 0, ids, clusters)  # cells without a cluster go behind
     counts = ids.new_zeros(len(ids), clusters + 1).scatter_add_(1, ids, ids.new_ones(1, 1).expand_as(ids))
     # Whole numbers: up to 2^53 their sums are exact, in whatever order a device adds them.
-    wide = torch.float32 if device.type == "mps" else torch.float64
+    wide = widest_float(device)
     safe = counts[:, :clusters].clamp_min(1).to(wide)
     _, _, height, width = index_map.shape
     ends = [frame_counts(index_map), torch.tensor([height], device=device), torch.tensor([width], device=device)]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from genmm.core.errors import ConfigError, ShapeError, UsageError
 from genmm.quantizers.adaptive import AdaptiveK, adaptive_kmeans
 from genmm.quantizers.k_center import k_center
-from genmm.quantizers.kmeans import Clusters, KMeansConfig, spherical_kmeans
+from genmm.quantizers.kmeans import Clusters, KMeansConfig, check_seeds, spherical_kmeans
 from genmm.quantizers.nearest import full_precision
 from genmm.systems.vqtoken.baselines import BASELINES, Kept, TokenLearner
 from genmm.systems.vqtoken.blocks import PlainBlock, run_block
@@ -116,8 +116,7 @@ def _check(tokens: Tensor, frame_mask: Tensor | None, seeds: Sequence[int] | Non
             raise ShapeError(f"frame_mask must be bool {shape}, got {kind} {tuple(frame_mask.shape)}")
         if bool((frame_mask[:, 1:] & ~frame_mask[:, :-1]).any()):
             raise ShapeError("frame_mask must be True at the first frames of a clip and False at those behind them")
-    if seeds is not None and len(seeds) != len(tokens):
-        raise UsageError(f"there are {len(seeds)} seeds for {len(tokens)} clips; give one for each clip")
+    check_seeds(seeds, len(tokens))
 
 
 def _check_names(method: str | TokenLearner, clustering: str, scale: str) -> None:
@@ -236,8 +235,7 @@ def reduce_clips(clips: Sequence[Tensor], budget: Budget | int = 32, **options: 
             raise ShapeError(f"a clip is [T, H, W, D], clip {number} is {tuple(clip.shape)}")
         groups.setdefault(tuple(clip.shape[1:]), []).append(number)
     seeds = options.pop("seeds", None)
-    if seeds is not None and len(seeds) != len(clips):
-        raise UsageError(f"there are {len(seeds)} seeds for {len(clips)} clips; give one for each clip")
+    check_seeds(seeds, len(clips))
     out: list[ReducedVideo | None] = [None] * len(clips)
     for members in groups.values():
         own = [clips[n] for n in members]

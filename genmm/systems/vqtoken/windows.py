@@ -174,13 +174,13 @@ class _Way(ABC):
         """[C, D]."""
 
 
-def _summed(rows: Tensor, found: Clusters) -> Tables:
-    """The tables of the clusters in use of rows [N, D], with the sums `raw` [C, D] of the rows as they are."""
+def _summed(rows: Tensor, found: Clusters, *, raw: bool) -> Tables:
+    """The tables of the clusters in use of rows [N, D]; `raw` adds the sums [C, D] of the rows as they are."""
     used, labels = int(found.used[0]), found.labels[0]
     finite = torch.where(labels.unsqueeze(1) >= 0, rows.float(), 0.0)
     hot = (labels == torch.arange(used, device=rows.device).unsqueeze(1)).float()
     with full_precision(rows.device):
-        own = {"raw": hot @ finite, "length": hot @ finite.norm(dim=-1)}
+        own = {"length": hot @ finite.norm(dim=-1)} | ({"raw": hot @ finite} if raw else {})
     return own | {"counts": found.counts[0, :used], "unit": found.sums[0, :used], "within": found.within[0, :used]}
 
 
@@ -204,7 +204,7 @@ class _Means(_Way):
 
     def tables(self, rows: Tensor, width: int) -> tuple[Tables, Tensor]:
         found = spherical_kmeans(rows.unsqueeze(0), width, seeds=[self.seed], config=self.kmeans)
-        return _summed(rows, found), found.labels[0]
+        return _summed(rows, found, raw=True), found.labels[0]
 
     def solve(self, tables: Tables, most: int) -> _Mergers:
         # Clusters of one direction, which every window of a still picture brings, are one cluster.
@@ -240,9 +240,7 @@ class _Members(_Way):
         found, _ = k_center(rows.unsqueeze(0), width)
         centres = found.centres[0][found.centres[0] >= 0]
         means = clusters_of(rows.unsqueeze(0), found.labels, max(1, len(centres)))
-        made = _summed(rows, means)
-        del made["raw"]
-        return made | {"token": rows[centres].float()}, found.labels[0]
+        return _summed(rows, means, raw=False) | {"token": rows[centres].float()}, found.labels[0]
 
     def solve(self, tables: Tables, most: int) -> _Mergers:
         inside = self.spread(tables).sum()
