@@ -33,8 +33,6 @@ examples:
 The JSON file is a recipe too, and so is the reel. What was odd about the file is said at the end."""
 AMOUNTS = ("seconds", "share", "count")
 BARS = " .:-=+*#%@"
-DOCUMENT_BYTES = 50_000_000
-"""Largest JSON of highlights that is read: a line of scores for every second of a day."""
 REELS = (".mp4", ".m4v", ".mov")
 
 
@@ -143,6 +141,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
+    from genmm.systems.rasl.result import DOCUMENT_BYTES
+
     if not args.recipe:
         return None
     recipe = find_recipe(args.recipe, max_bytes=DOCUMENT_BYTES)

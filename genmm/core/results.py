@@ -14,7 +14,7 @@ import genmm
 from genmm.core.errors import DataError, UsageError
 from genmm.core.files import read_json, write_json
 
-__all__ = ["Result", "check_recipe", "plain", "read_recipe", "recipe_path"]
+__all__ = ["Result", "check_recipe", "free_recipe_path", "plain", "read_recipe", "recipe_path"]
 
 RECIPE_BYTES = 5_000_000
 """Largest recipe that is read back, in bytes."""
@@ -60,13 +60,9 @@ class Result:
     def save_recipe(self, media: str | os.PathLike[str], **more: Any) -> Path:
         """Write the recipe of a media file beside it, with further top-level entries in `more`; gives back its path.
 
-        `dir/name.wav` gets `dir/name.json`, or `dir/name.wav.json` where the first is no recipe or that of another file
-        which is still there: nobody's file is replaced.
+        See `free_recipe_path` for its name.
         """
-        place, media = recipe_path(media), Path(media)
-        if place.is_file() and not _belongs(place, media):
-            place = _full_path(media)
-        return write_json(place, {**self.recipe(), **plain(more), "file": media.name})
+        return write_json(free_recipe_path(media), {**self.recipe(), **plain(more), "file": Path(media).name})
 
 
 def recipe_path(media: str | os.PathLike[str]) -> Path:
@@ -77,14 +73,24 @@ def recipe_path(media: str | os.PathLike[str]) -> Path:
     return _full_path(media) if _full_path(media).is_file() else media.with_suffix(".json")
 
 
+def free_recipe_path(media: str | os.PathLike[str], *, max_bytes: int = RECIPE_BYTES) -> Path:
+    """Where the recipe of a media file can be written: nobody's file is replaced.
+
+    That is `dir/name.json` for `dir/name.wav`, or `dir/name.wav.json` where the first is no recipe or that of another
+    file which is still there. A recipe names its media file in the entry `file`.
+    """
+    place, media = recipe_path(media), Path(media)
+    return _full_path(media) if place.is_file() and not _belongs(place, media, max_bytes) else place
+
+
 def _full_path(media: Path) -> Path:
     return media.with_name(f"{media.name}.json")
 
 
-def _belongs(place: Path, media: Path) -> bool:
+def _belongs(place: Path, media: Path, max_bytes: int) -> bool:
     """Whether a file beside the media is its recipe, or one whose media file is gone."""
     try:
-        recipe = read_json(place, max_bytes=RECIPE_BYTES)
+        recipe = read_json(place, max_bytes=max_bytes)
     except DataError:
         return False
     if _recipe_problem(recipe):

@@ -139,6 +139,15 @@ def test_the_reel_matches_the_segments(result, rendered, tmp_path):
         at += end - start
 
 
+def test_the_document_beside_a_reel_takes_nobodys_place(result, tmp_path):
+    (tmp_path / "trip.json").write_text('{"mine": 1}')
+    reel, document = result.save(tmp_path / "trip.mp4")
+    assert (reel.name, document.name) == ("trip.mp4", "trip.mp4.json")
+    assert (tmp_path / "trip.json").read_text() == '{"mine": 1}'
+    assert read_highlights(document)["file"] == "trip.mp4" and read_recipe(reel) == read_recipe(document)
+    assert result.save(reel)[1] == document
+
+
 def test_thumbnails_and_sheet(result, tmp_path):
     paths = result.thumbnails(tmp_path / "t")
     assert len(paths) == len(result.segments)

@@ -18,7 +18,7 @@ from genmm.core.errors import DataError, UsageError
 from genmm.core.events import CancelToken
 from genmm.core.files import read_json, write_json, write_text
 from genmm.core.limits import LONG_FOOTAGE, Limits
-from genmm.core.results import Result
+from genmm.core.results import Result, free_recipe_path
 from genmm.media.edit_lists import (
     Span,
     chapters_ffmetadata,
@@ -33,10 +33,12 @@ from genmm.media.reel_pictures import write_contact_sheet, write_thumbnails
 from genmm.media.source import MediaInput
 from genmm.systems.rasl.segments import Segment, mean_score
 
-__all__ = ["SCHEMA", "HighlightResult", "read_highlights"]
+__all__ = ["DOCUMENT_BYTES", "SCHEMA", "HighlightResult", "read_highlights"]
 
 SCHEMA = "genmm.highlights/1"
 """Name and version of the JSON document; the number rises when an older reader could not read a newer document."""
+DOCUMENT_BYTES = 50_000_000
+"""Largest JSON document that is read: a line of scores for every second of a day."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -232,12 +234,16 @@ class HighlightResult(Result):
         )
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> tuple[Path, ...]:
-        """Write a reel (.mp4, .m4v, .mov) with the document beside it as .json, or the document alone (.json)."""
+        """Write a reel (.mp4, .m4v, .mov) with the document beside it as .json, or the document alone (.json).
+
+        The document beside a reel is its recipe and has the name of one, see `free_recipe_path`.
+        """
         path = Path(path)
         if path.suffix.lower() == ".json":
             return (self.save_json(path),)
         reel = self.render(path, **options)
-        return reel, self.save_json(path.with_suffix(".json"))
+        place = free_recipe_path(reel, max_bytes=DOCUMENT_BYTES)
+        return reel, write_json(place, {**self.document(), "file": reel.name})
 
     def _media(self) -> MediaInput:
         if self.media is None:
