@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import genmm
 from genmm.core.paths import data_home, genmm_home
+from genmm.core.wording import counted
 
 State = Literal["ok", "optional", "missing"]
 LEAST_FREE_BYTES = 2_000_000_000
@@ -138,7 +139,7 @@ def _data() -> Iterator[Finding]:
     home = data_home()
     if home.is_dir():
         sets = sorted(path.name for path in home.iterdir() if path.is_dir())
-        yield Finding("data", "training data", "ok", f"{len(sets)} sets in {home}: {', '.join(sets[:12])}")
+        yield Finding("data", "training data", "ok", f"{counted(len(sets), 'set')} in {home}: {', '.join(sets[:12])}")
     else:
         remedy = "only training needs it: put the data sets there, or set GENMM_DATA to their folder"
         yield Finding("data", "training data", "optional", f"nothing at {home}", remedy)

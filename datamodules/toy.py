@@ -8,11 +8,15 @@ from torch import Tensor, nn
 from datamodules.base import GenerativeData
 from datamodules.sampler import Pick
 
+HELD_OUT = 8
+"""Waves of the validation data, and of the test data."""
+
 
 class Waves:
-    """Waves [T] whose noise comes from the seed of the pick."""
+    """Waves [T] with the numbers `first` onwards, each of its own pitch, with noise from the seed of the pick."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, first: int, count: int) -> None:
+        self.first = first
         self.lengths = [4 + 3 * (i % 7) for i in range(count)]
 
     def __len__(self) -> int:
@@ -21,7 +25,8 @@ class Waves:
     def __getitem__(self, pick: Pick) -> Tensor:
         generator = torch.Generator().manual_seed(pick.seed)
         length = self.lengths[pick.index]
-        return torch.sin(torch.arange(length) / (1 + pick.index)) + 0.1 * torch.randn(length, generator=generator)
+        wave = torch.sin(torch.arange(length) / (1 + self.first + pick.index))
+        return wave + 0.1 * torch.randn(length, generator=generator)
 
 
 class ToyData(GenerativeData):
@@ -39,7 +44,8 @@ class ToyData(GenerativeData):
         self.count = count
 
     def dataset(self, split: str) -> Waves:
-        return Waves(self.count if split == "train" else 8)
+        first = {"val": 0, "test": HELD_OUT, "train": 2 * HELD_OUT}[split]  # the splits have no wave in common
+        return Waves(first, self.count if split == "train" else HELD_OUT)
 
     def collate(self, items: list[Tensor]) -> dict[str, Tensor]:
         lengths = torch.tensor([len(item) for item in items])

@@ -19,6 +19,7 @@ from genmm.batch.results_log import FAILED, read_records
 from genmm.batch.shards import Shard
 from genmm.batch.task import TASKS, row_fields, task_class
 from genmm.core.seeds import check_seed
+from genmm.core.wording import counted
 from genmm.registry import find_model
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         plan, found = check_batch(task, args.manifest, args.out, **how)
         part = "" if shard.is_whole else f", {found.total} in shard {shard}"
         known = f"{found.done} done, {found.failed} failed before, {found.left} new"
-        print(f"{args.manifest} is fine: {len(plan.rows)} items{part}; in {args.out}: {known}")
+        print(f"{args.manifest} is fine: {counted(len(plan.rows), 'item')}{part}; in {args.out}: {known}")
         return 0
     from app.progress import ProgressDisplay
 

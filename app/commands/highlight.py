@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from app.options import read_setting
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target
+from genmm.core.wording import counted
 from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _write(args: argparse.Namespace, result: HighlightResult, show: ProgressDisp
 
 
 def _tell(result: HighlightResult, written: list[Path]) -> None:
-    count = "1 segment" if len(result.segments) == 1 else f"{len(result.segments)} segments"
+    count = counted(len(result.segments), "segment")
     print(f"{result.source}: {result.duration_s:.1f} s, {count}, {result.seconds:.1f} s kept")
     print(f"score over time |{curve(result.scores)}|")
     for number, segment in enumerate(result.segments, 1):
@@ -240,7 +241,8 @@ def _adapt(args: argparse.Namespace) -> int:
         base = load_pipeline(args.model, args.device)
         events = adapt_events(base, source, folder, cache=genmm_home() / "features", steps=args.steps)
         report = drain(events, show)
-    print(f"{report.videos} videos, {report.minutes:.1f} min, {report.steps} steps; {report.held_out} kept for judging")
+    seen = f"{counted(report.videos, 'video')}, {report.minutes:.1f} min, {counted(report.steps, 'step')}"
+    print(f"{seen}; {report.held_out} kept for judging")
     print(f"objective on what was kept back: {report.objective_before:.4f} before, {report.objective_after:.4f} after")
     print(f"agreement with the base model: {report.agreement:.2f} (rank correlation)")
     for line in report.left_out:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
 from genmm.core.errors import GenmmError, UsageError
+from genmm.core.wording import counted
 
 DESCRIPTION = """\
 Keep the tokens of many videos in a folder and find moments in them by an example: a clip
@@ -133,24 +134,24 @@ def _named(video: str) -> str:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from genmm.systems.vqtoken.search import VideoIndex, index_facts
+    from genmm.systems.vqtoken.index_table import IndexTable
 
-    index = VideoIndex.open(args.index)
-    facts = index_facts(index)
+    index = IndexTable.open(args.index)
+    facts = index.facts()
     if args.json:
         entries = [{**entry.__dict__, "is_there": Path(entry.path).is_file()} for entry in index.entries]
         print(json.dumps({**facts, "entries": entries}))
         return 0
     for entry in index.entries:
         print(f"{entry.moments:5d} moments  {entry.tokens:6d} tokens  {entry.seconds:8.1f} s  {_named(entry.path)}")
-    print(f"{facts['videos']} videos, {facts['moments']} moments, {facts['tokens']} tokens, {facts['bytes']} bytes")
+    print(", ".join(counted(facts[f"{noun}s"], noun) for noun in ("video", "moment", "token", "byte")))
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
-    from genmm.systems.vqtoken.search import VideoIndex
+    from genmm.systems.vqtoken.index_table import IndexTable
 
-    index = VideoIndex.open(args.index)
+    index = IndexTable.open(args.index)
     absent = [path for path in args.videos if not index.holds(path)]
     if absent:
         known = "see genmm index list; nothing was removed"

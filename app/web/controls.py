@@ -14,6 +14,7 @@ from app.web.tab import QUICK, SILENT, Page
 from genmm.core.errors import DataError, UsageError
 from genmm.core.events import Progress
 from genmm.core.seeds import check_seed
+from genmm.core.wording import counted
 from genmm.media.recipes import find_recipe
 
 __all__ = [
@@ -178,7 +179,7 @@ def after_failure(request: gr.Request) -> tuple[Any, ...]:
 def waiting_html(page: Page) -> str:
     """What is shown from the click until the work begins."""
     before = page.waiting() + len(page.server.runs.active())
-    jobs = "1 job" if before == 1 else f"{before} jobs"
+    jobs = counted(before, "job")
     return progress_html(Progress(0, None, "", f"Waiting for {jobs} before yours" if before else "Starting"))
 
 

@@ -31,6 +31,7 @@ from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished, Progress
+from genmm.core.wording import counted
 
 __all__ = ["HighlightsTab"]
 
@@ -316,6 +317,6 @@ def _entries(found: Found) -> list[Entry]:
             path=found.reel,
             recipe=found.documents["json"],
             thumbnail=found.thumbnails[0],
-            facts=f"{len(result.segments)} segments, {result.seconds:.1f} s",
+            facts=f"{counted(len(result.segments), 'segment')}, {result.seconds:.1f} s",
         )
     ]

@@ -8,6 +8,7 @@ import numpy as np
 
 from app.web.highlights_work import Found
 from app.web.messages import escape
+from genmm.core.wording import counted
 from genmm.systems.rasl.result import HighlightResult
 
 __all__ = ["captions", "clock", "curve_html", "facts_html", "summary", "table_rows"]
@@ -109,7 +110,7 @@ def captions(found: Found) -> list[tuple[str, str]]:
 def summary(found: Found, elapsed_s: float) -> str:
     """One line about a finished run."""
     result = found.result
-    count = "1 segment" if len(result.segments) == 1 else f"{len(result.segments)} segments"
+    count = counted(len(result.segments), "segment")
     times = result.duration_s / max(0.01, elapsed_s)
     speed = f" ({times:.0f} times as fast as watching)" if times >= 1.5 else ""
     return f"Done: {count}, {result.seconds:.1f} s of {clock(result.duration_s)}, in {elapsed_s:.1f} s{speed}."

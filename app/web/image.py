@@ -42,6 +42,7 @@ from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, GenmmError, UsageError
 from genmm.core.events import Finished, Progress
+from genmm.core.wording import counted
 from genmm.media.image import read_image
 from genmm.samplers.fixed_sum import ENGINES
 from genmm.systems.tokenset.request import PictureSettings
@@ -464,7 +465,7 @@ def enlarged(picture: np.ndarray) -> np.ndarray:
 def facts_html(drawn: Drawn, number: int) -> str:
     """What there is to say about a picture, and, after an edit, which codes act in the marked part."""
     take = drawn.takes[number]
-    lines = [f"{drawn.title}; seed {take.seed}; {take.tokens} tokens; model {drawn.model}", *drawn.notes]
+    lines = [f"{drawn.title}; seed {take.seed}; {counted(take.tokens, 'token')}; model {drawn.model}", *drawn.notes]
     text = "".join(f"<p>{escape(line)}</p>" for line in lines)
     if not drawn.table:
         return f'<div class="gm-facts">{text}</div>'
@@ -477,7 +478,7 @@ def _entries(drawn: Drawn) -> list[Entry]:
     return [
         Entry(
             task="image", media="image", title=drawn.title, path=take.path, recipe=take.recipe,
-            thumbnail=take.thumbnail, facts=f"{take.tokens} tokens, seed {take.seed}, {drawn.model}",
+            thumbnail=take.thumbnail, facts=f"{counted(take.tokens, 'token')}, seed {take.seed}, {drawn.model}",
         )
         for take in drawn.takes
     ]  # fmt: skip

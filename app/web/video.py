@@ -46,6 +46,7 @@ from app.web.waiting import page_event
 from genmm.core.errors import Cancelled, UsageError
 from genmm.core.events import Finished, Progress
 from genmm.core.limits import clean_text
+from genmm.core.wording import counted
 from genmm.systems.vqtoken.answerer import EXAMPLES
 from genmm.systems.vqtoken.methods import METHODS
 
@@ -370,5 +371,5 @@ def _entry(seen: Seen) -> Entry:
         recipe=seen.recipe,
         thumbnail=seen.thumbnail,
         source=Path(seen.form.video),
-        facts=f"{made.tokens} tokens, {made.seconds:.1f} s, {made.model['name']}",
+        facts=f"{counted(made.tokens, 'token')}, {made.seconds:.1f} s, {made.model['name']}",
     )

@@ -17,6 +17,7 @@ from genmm.core.errors import GenerationError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, in_seconds, reported
 from genmm.core.files import safe_stem
 from genmm.core.limits import Limits
+from genmm.core.wording import counted
 from genmm.media.image import write_image
 from genmm.systems.vqtoken.methods import CLUSTERING_METHODS, METHODS
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
@@ -139,7 +140,7 @@ def tokenize_events(
             if isinstance(event, Finished):
                 made = event.result
             else:
-                yield Progress(event.done, event.total, event.unit, f"Reading: {event.done} frames")
+                yield Progress(event.done, event.total, event.unit, f"Reading: {counted(event.done, 'frame')}")
         if made is None:
             raise GenerationError("the model ended without a result; please report it")
         token.check()
@@ -227,7 +228,7 @@ def question_events(
                 if isinstance(event, Finished):
                     fitting.append(event.result)
                 else:
-                    yield Progress(event.done, event.total, event.unit, f"Reading: {event.done} frames")
+                    yield Progress(event.done, event.total, event.unit, f"Reading: {counted(event.done, 'frame')}")
             if seen is not None:
                 seen.to_ask[:] = fitting
         yield Finished(pipeline.answer(fitting[0], question))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -137,6 +138,25 @@ def test_simple_mistakes_are_found_before_anything_heavy_is_imported(words, text
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert answer.stdout.strip() == "2 []", answer.stderr
     assert text in answer.stderr
+
+
+def test_an_index_is_listed_and_pruned_without_anything_heavy(tmp_path):
+    entry = dict(zip(("bytes", "modified_ns", "seconds", "moments", "tokens"), (9, 9, 2.5, 1, 4), strict=True))
+    video = {"id": "0" * 20, "path": str(tmp_path / "one.mp4"), "budget": "adaptive/4", **entry}
+    (tmp_path / "index.json").write_text(json.dumps({"version": 1, "encoder": "0123", "videos": [video]}))
+    (tmp_path / f"{video['id']}.safetensors").write_bytes(b"tokens")
+    code = (
+        "import sys\n"
+        "from app.cli import main\n"
+        f"index = ['--index', {str(tmp_path)!r}]\n"
+        f"assert main(['index', 'list', *index]) == main(['index', 'remove', {video['path']!r}, *index]) == 0\n"
+        "assert main(['index', 'list', *index]) == 0\n"
+        f"print([name for name in {HEAVY[:3]!r} if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "1 video, 1 moment, 4 tokens, 6 bytes" in answer.stdout, answer.stderr
+    assert answer.stdout.splitlines()[-2:] == ["0 videos, 0 moments, 0 tokens, 0 bytes", "[]"]
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_description_may_stand_behind_the_options():

@@ -141,7 +141,8 @@ def test_two_who_add_lose_nothing(index, eyes, videos, tmp_path):
 def test_an_interrupted_add_leaves_the_index_as_it_was(index, eyes, videos, tmp_path, monkeypatch):
     path = tmp_path / "more.mp4"
     write_video(path, scene("pink", "black"), 4, preset="ultrafast")
-    monkeypatch.setattr(VideoIndex, "_write_table", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    full = "genmm.systems.vqtoken.index_table.write_json"
+    monkeypatch.setattr(full, lambda path, value: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         index.add(eyes, path)
     assert len(VideoIndex.open(index.folder)) == 4

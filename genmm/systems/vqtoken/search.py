@@ -4,8 +4,6 @@ Letters: Q tokens of a query, M tokens of all moments together, n moments, D wid
 A moment is a few seconds of a video with a token set of its own (as many tokens as it needs). Two sets are compared in
 both directions: every token looks for its most similar one in the other set, weighted by the share of the moment that
 it stands for. Tokens are centred on the mean of the index first, since features share a large common part.
-Layout of the folder: index.json with the table of videos, one safetensors file per video. Files are written whole, the
-table last, so that an interrupted `add` leaves the index as it was.
 """
 
 from __future__ import annotations
@@ -13,14 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,21 +25,19 @@ from torch.nn import functional as F
 
 from genmm.core.errors import CheckpointError, DataError, MediaError, UsageError
 from genmm.core.events import CancelToken, Progress
-from genmm.core.files import atomic_path, check_target, read_json, write_json
+from genmm.core.files import atomic_path, check_target
 from genmm.core.weights import read_tensors
 from genmm.media.image import is_picture, read_image
 from genmm.media.source import MediaInput
 from genmm.media.video import iter_frames
 from genmm.quantizers.adaptive import AdaptiveK
+from genmm.systems.vqtoken.index_table import TABLE, IndexEntry, IndexTable
 from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget
 
 __all__ = ["Hit", "MomentSet", "VideoIndex", "moment_set", "moment_sets", "query_set", "set_similarity"]
 
-VERSION = 1
-LOCK_S = 60.0
-"""How long a writer waits for another one."""
 MOMENT_S = 4.0
 """Length of a moment in seconds."""
 ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
@@ -52,7 +45,6 @@ ADAPTIVE = AdaptiveK(rule="explained", explained=0.75, least=4, most=24)
 CLUSTERING = "kmeans"
 """Tokens of a set are means, whatever the model's block reads: a set stands for all that is in a moment."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-TABLE = "index.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,26 +81,6 @@ class Hit:
     """Where it ends."""
     score: float
     """Similarity, at most 1; about 0 for unrelated moments."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    id: str
-    path: str
-    bytes: int
-    modified_ns: int
-    seconds: float
-    moments: int
-    tokens: int
-    budget: str
-
-    def check(self, table: Path) -> None:
-        """Raises: DataError when it is not as this genmm writes it; its id names files that are read and deleted."""
-        numbers = (self.bytes, self.modified_ns, self.seconds, self.moments, self.tokens)
-        is_sound = all(isinstance(n, int | float) and not isinstance(n, bool) and n >= 0 for n in numbers)
-        is_sound &= isinstance(self.path, str) and isinstance(self.budget, str) and isinstance(self.id, str)
-        if not is_sound or not re.fullmatch("[0-9a-f]{20}", self.id):
-            raise DataError(f"{table} is damaged: it holds an entry that genmm does not write ({str(self.id)[:40]!r})")
 
 
 def set_similarity(a: MomentSet, b: MomentSet, centre: Tensor | None = None) -> float:
@@ -202,47 +174,14 @@ def moment_set(
     return MomentSet.of(made, start_s, end_s)
 
 
-class VideoIndex:
-    """An index in a folder. Several readers may use it while one process adds."""
+class VideoIndex(IndexTable):
+    """An index in a folder that is searched and added to. Several readers may use it while one process adds."""
 
-    def __init__(self, folder: Path, encoder: str, entries: Sequence[_Entry]) -> None:
-        self.folder, self.encoder, self.entries = folder, encoder, list(entries)
+    def __init__(self, folder: Path, encoder: str, entries: Sequence[IndexEntry]) -> None:
+        super().__init__(folder, encoder, entries)
         self.notes: tuple[str, ...] = ()
         """What was unusual about the video that was added last."""
         self._loaded: tuple[tuple[str, ...], dict[str, Tensor]] | None = None
-
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str], encoder: str | None = None, *, create: bool = False) -> VideoIndex:
-        """Open an index; `create` makes an empty one where there is none.
-
-        Raises: UsageError when there is none or it was made with another encoder; DataError when it is damaged.
-        """
-        folder = Path(folder)
-        path = folder / TABLE
-        if not path.is_file():
-            if not create or encoder is None:
-                raise UsageError(
-                    f"there is no index in {folder}; make one with: genmm index add VIDEO --index {folder}"
-                )
-            return cls(folder, encoder, [])
-        table = read_json(path)
-        try:
-            if table["version"] != VERSION:
-                raise DataError(f"{path} has version {table['version']}, this genmm reads {VERSION}")
-            index = cls(folder, str(table["encoder"]), [_Entry(**entry) for entry in table["videos"]])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path} is no index of videos ({error}); start a new one in another folder") from error
-        for entry in index.entries:
-            entry.check(path)
-        if encoder is not None and encoder != index.encoder:
-            raise UsageError(
-                f"the index in {folder} was made with another model (encoder {index.encoder}, this one has {encoder}); "
-                "their tokens cannot be compared: give --model the one it was made with, or start a new index"
-            )
-        return index
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
     def add(
         self,
@@ -278,7 +217,7 @@ class VideoIndex:
             if on_event is not None:
                 on_event(Progress(len(sets), None, "moments", path.name))
         self._check_finite(sets)
-        entry = _Entry(
+        entry = IndexEntry(
             id=name,
             path=str(path),
             bytes=state.st_size,
@@ -289,36 +228,9 @@ class VideoIndex:
             budget=budget,
         )
         with self._writing():
-            self._write_sets(name, sets)
-            before = [e for e in self.entries if e.path == entry.path]
-            self.entries = [*(e for e in self.entries if e.path != entry.path), entry]
-            self._write_table()
-            self._forget(before)
+            self._write_sets(entry, sets)
+            self._replace([e for e in self.entries if e.path == entry.path], entry)
         return True
-
-    def holds(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a video of this path is in the index."""
-        return bool(self._of(path))
-
-    def _of(self, path: str | os.PathLike[str]) -> list[_Entry]:
-        return [entry for entry in self.entries if entry.path in (str(Path(path).resolve()), str(path))]
-
-    def remove(self, path: str | os.PathLike[str]) -> bool:
-        """Take a video out; False when it was not there."""
-        if not (self.folder / TABLE).is_file():
-            return False
-        with self._writing():
-            gone = self._of(path)
-            if gone:
-                self.entries = [entry for entry in self.entries if entry not in gone]
-                self._write_table()
-                self._forget(gone)
-        return bool(gone)
-
-    def _forget(self, entries: Sequence[_Entry]) -> None:
-        """Delete the files of entries that the table does not hold any more."""
-        for name in {entry.id for entry in entries} - {entry.id for entry in self.entries}:
-            self._file(name).unlink(missing_ok=True)
 
     def moment_at(self, path: str | os.PathLike[str], at_s: float) -> MomentSet:
         """The moment of a video that holds a time: the last one that begins by then, or the first.
@@ -361,15 +273,12 @@ class VideoIndex:
 
     # ------------------------------------------------------------ files
 
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
-
     @staticmethod
     def _check_finite(sets: Sequence[MomentSet]) -> None:
         if not all(bool(torch.isfinite(one.tokens.half()).all()) for one in sets):
             raise UsageError("the features do not fit float16, in which an index keeps them; scale them down")
 
-    def _write_sets(self, name: str, sets: Sequence[MomentSet]) -> None:
+    def _write_sets(self, entry: IndexEntry, sets: Sequence[MomentSet]) -> None:
         sizes = torch.tensor([len(s.tokens) for s in sets])
         tensors = {
             "tokens": torch.cat([s.tokens for s in sets]).half(),
@@ -377,38 +286,16 @@ class VideoIndex:
             "offsets": F.pad(sizes.cumsum(0), (1, 0)),
             "spans": torch.tensor([[s.start_s, s.end_s] for s in sets], dtype=torch.float64),
         }
-        with atomic_path(self._file(name)) as temporary:
+        with atomic_path(self._file(entry)) as temporary:
             save_file(tensors, temporary)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One writer at a time; what another process has added meanwhile is kept."""
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", timeout=LOCK_S)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UsageError(f"another process has written to {self.folder} for {LOCK_S:g} s; try again") from error
-        try:
-            if (self.folder / TABLE).is_file():
-                self.entries = VideoIndex.open(self.folder, self.encoder).entries
-            yield
-        finally:
-            lock.release()
-
-    def _write_table(self) -> None:
-        table = {"version": VERSION, "encoder": self.encoder, "videos": [asdict(entry) for entry in self.entries]}
-        write_json(self.folder / TABLE, table)
 
     def _load(self) -> dict[str, Tensor]:
         """All token sets of the index, read once for each state of the table.
 
         A file that another process has taken away since the table was read: the table is read again.
         """
-        if not all(self._file(entry.id).is_file() for entry in self.entries):
-            self.entries = VideoIndex.open(self.folder, self.encoder).entries
+        if not all(self._file(entry).is_file() for entry in self.entries):
+            self._read_again()
         if not self.entries:
             raise UsageError(f"the index in {self.folder} is empty; add videos first")
         key = tuple(entry.id for entry in self.entries)
@@ -437,9 +324,9 @@ class VideoIndex:
         self._loaded = (key, stored)
         return stored
 
-    def _read(self, entry: _Entry) -> dict[str, Tensor]:
+    def _read(self, entry: IndexEntry) -> dict[str, Tensor]:
         """The token sets of one video. Raises: DataError when the file is not as `_write_sets` leaves it."""
-        file, video, index = self._file(entry.id), shlex.quote(entry.path), shlex.quote(str(self.folder))
+        file, video, index = self._file(entry), shlex.quote(entry.path), shlex.quote(str(self.folder))
         cure = f"make them again with: genmm index add {video} --index {index}, or take the video out with: "
         cure += f"genmm index remove {video} --index {index}"
         if not file.is_file():
@@ -459,7 +346,7 @@ class VideoIndex:
             raise DataError(f"the tokens of {entry.path} are damaged ({file} holds something else); {cure}")
         return one
 
-    def _is_readable(self, entry: _Entry) -> bool:
+    def _is_readable(self, entry: IndexEntry) -> bool:
         try:
             self._read(entry)
         except DataError:
@@ -484,15 +371,3 @@ def _pooled_scores(query: MomentSet, stored: dict[str, Tensor]) -> Tensor:
     means = means.index_add(0, stored["moment"], unit * stored["weights"].unsqueeze(1))
     own = (F.normalize(query.tokens, dim=-1) * query.weights.unsqueeze(1)).sum(0)
     return F.cosine_similarity(means - stored["centre"], (own - stored["centre"]).unsqueeze(0))
-
-
-def index_facts(index: VideoIndex) -> dict[str, Any]:
-    """Sizes of an index for people."""
-    files = [index._file(entry.id) for entry in index.entries]
-    return {
-        "videos": len(index),
-        "moments": sum(entry.moments for entry in index.entries),
-        "tokens": sum(entry.tokens for entry in index.entries),
-        "seconds": round(sum(entry.seconds for entry in index.entries), 2),
-        "bytes": sum(file.stat().st_size for file in files if file.is_file()),
-    }
