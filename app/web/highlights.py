@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from app.web import highlights_api
-from app.web.controls import RunButtons, idle_html, note_html, progress_html, waiting_html
+from app.web.controls import RunButtons, idle_html, note_html
 from app.web.film import Film
 from app.web.highlights_view import captions, curve_html, facts_html, spans_of, summary, table_rows
 from app.web.highlights_work import (
@@ -26,11 +25,10 @@ from app.web.highlights_work import (
 )
 from app.web.history import Entry, Visit
 from app.web.messages import reported
-from app.web.runs import stream_events
 from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, UsageError
-from genmm.core.events import Finished, Progress
+from app.web.work_tab import Work, WorkTab
+from genmm.core.errors import UsageError
 from genmm.core.wording import counted
 
 __all__ = ["HighlightsTab"]
@@ -47,24 +45,17 @@ DOWNLOADS = {
     "chapters": "Chapters",
     "vtt": "WebVTT",
 }
-PAGE_UPDATES_S = 0.2
 
 
-class HighlightsTab:
+class HighlightsTab(WorkTab):
     """The best moments of a video with RASL."""
 
     key = "highlights"
     title = "Highlights"
 
     def build(self, page: Page) -> None:
-        """Draw both columns and connect them."""
-        self.page, self.server = page, page.server
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
-        self._connect()
+        """Draw both columns and connect them; add the endpoints for programs."""
+        super().build(page)
         highlights_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
@@ -169,19 +160,19 @@ class HighlightsTab:
         ]  # fmt: skip
 
     def _connect(self) -> None:
-        history, buttons = self.page.history, self.buttons
-        outputs = [self.progress, self.result, *self._shown, self.found, history.visit, *buttons.both]
+        visit, buttons = self.page.history.visit, self.buttons
+        shown = [self.result, *self._shown, self.found]
         buttons.start.click(None, None, None, js=SCRIPT, **SILENT)
-        begin = buttons.start.click(self._begin, self._inputs, [self.progress, *buttons.both], **QUICK)
-        run = begin.success(self._find, [*self._inputs, history.visit], outputs, **page_event(self.key))
+        self._connect_run([buttons.start.click], self._inputs, shown)
         again = self.cut.click(lambda: RunButtons.busy(), outputs=buttons.both, **SILENT)
         edited = again.then(
-            self._cut_again, [self.found, self.table, history.visit], outputs, **page_event(f"{self.key}_cut")
+            self._cut_again,
+            [self.found, self.table, visit],
+            [self.progress, *shown, visit, *buttons.both],
+            **page_event(f"{self.key}_cut"),
         )
-        for event in (run, edited):
-            buttons.after(event, self.progress)
-            event.then(history.refresh, history.visit, history.shown, **SILENT)
-        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self._connect_end(edited)
+        self._connect_cancel()
         self.amount.input(lambda kind: AMOUNT_VALUES[kind], self.amount, self.number, **SILENT)
         self.modality.input(
             self._switch,
@@ -206,21 +197,12 @@ class HighlightsTab:
         check_form(form, self.server.pool)
         return form
 
-    def _begin(self, *values: Any) -> tuple[Any, ...]:
-        """Check the form before the run waits in the queue."""
-        with reported(self.key):
-            self._form(values)
-            return waiting_html(self.page), *RunButtons.busy()
+    def _work(self, form: HighlightForm) -> Work:
+        server = self.server
+        return find_events(form, server.pool, server.storage.run_folder, server.settings.limits)
 
-    async def _find(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            form = self._form(fields)
-            server = self.server
-            work = find_events(form, server.pool, server.storage.run_folder, server.settings.limits)
-            yield {self.result: gr.update(visible=False)}
-            async for update in self._run(request, work, visit):
-                yield update
+    def _cleared(self) -> dict[Any, Any]:
+        return {self.result: gr.update(visible=False)}
 
     async def _cut_again(
         self, request: gr.Request, found: Found | None, rows: Any, visit: Visit
@@ -235,25 +217,12 @@ class HighlightsTab:
                 raise UsageError("start and end of a segment must be numbers of seconds") from error
             if not spans:
                 raise UsageError("no segment is ticked; keep at least one")
-            async for update in self._run(request, cut_events(found, spans, self.server.storage.run_folder), visit):
-                yield update
+            work = cut_events(found, spans, self.server.storage.run_folder)
+            async with contextlib.aclosing(self._run(request, work, visit)) as updates:
+                async for update in updates:
+                    yield update
 
-    async def _run(self, request: gr.Request, work: Any, visit: Visit) -> AsyncIterator[dict[Any, Any]]:
-        began, shown_at = time.monotonic(), 0.0
-        with self.server.runs.open(str(request.session_hash), self.key) as run:
-            yield {self.progress: progress_html(Progress(0, None, "", "Starting"))}
-            try:
-                async with contextlib.aclosing(stream_events(work, run.token)) as events:
-                    async for event in events:
-                        if isinstance(event, Finished):
-                            yield self._finished(event.result, visit, time.monotonic() - began)
-                        elif event.fraction is None or time.monotonic() - shown_at > PAGE_UPDATES_S:
-                            shown_at = time.monotonic()
-                            yield {self.progress: progress_html(event)}
-            except Cancelled:
-                yield {self.progress: note_html("Cancelled.", "stopped")}
-
-    def _finished(self, found: Found, visit: Visit, elapsed_s: float) -> dict[Any, Any]:
+    def _finished(self, found: Found, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
         return {
             self.progress: note_html(summary(found, elapsed_s)),
             self.result: gr.update(visible=True),
@@ -285,11 +254,6 @@ class HighlightsTab:
             other = rescored(found, self.server.pool, modality)
             note = note_html("Scored anew. Reel, files and pictures are those of before until you cut the reel again.")
             return [note, other, curve_html(other.result), table_rows(other.result), facts_html(other)]
-
-    async def _cancel(self, request: gr.Request) -> str:
-        """Ask the run to stop; the buttons change when it has."""
-        await self.page.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped")
 
     def receivers(self) -> Sequence[Receiver]:
         """Any video of the history."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -20,9 +18,6 @@ from app.web.controls import (
     model_choice,
     note_html,
     parse_seeds,
-    progress_html,
-    recipe_of_upload,
-    waiting_html,
 )
 from app.web.history import Entry, Visit
 from app.web.image_work import (
@@ -37,11 +32,9 @@ from app.web.image_work import (
     model_facts,
 )
 from app.web.messages import escape, reported
-from app.web.runs import stream_events
 from app.web.tab import QUICK, SILENT, Page, Receiver
-from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, GenmmError, UsageError
-from genmm.core.events import Finished, Progress
+from app.web.work_tab import Work, WorkTab
+from genmm.core.errors import GenmmError, UsageError
 from genmm.core.wording import counted
 from genmm.media.image import read_image
 from genmm.samplers.fixed_sum import ENGINES
@@ -55,26 +48,18 @@ EXAMPLES = ("red heart", "smiling face", "green apple", "rocket")
 FREE = "any"
 """What a label list says when nothing is asked for."""
 MOST_LABELS = 3
-PAGE_UPDATES_S = 0.2
 
 
-class ImageTab:
+class ImageTab(WorkTab):
     """Pictures with TokenSet."""
 
     key = "image"
     title = "Image"
+    system = SYSTEM
 
     def build(self, page: Page) -> None:
-        """Draw both columns and connect them."""
-        self.page, self.server = page, page.server
-        if self.server.pool.default(SYSTEM) is None:
-            gr.HTML(note_html(f"There is no image model on this machine. See: genmm pull {SYSTEM}", "problem"))
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
-        self._connect()
+        """Draw both columns and connect them; add the endpoints for programs."""
+        super().build(page)
         image_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
@@ -202,12 +187,13 @@ class ImageTab:
         return [self.picture_file, self.recipe_file, self.facts]
 
     def _connect(self) -> None:
-        self._connect_run([self.buttons.start.click, self.text.submit], self._wish, self._draw_it, self._check_draw)
-        self._connect_run([self.apply.click], [*self._wish, *self._edit], self._change_it, self._check_change)
+        shown = [self.result, self.gallery, self.heat, self.drawn, self.chosen, self.seed.last, *self._shown]
+        self._connect_run([self.buttons.start.click, self.text.submit], self._wish, shown)
+        self._connect_run([self.apply.click], [*self._wish, *self._edit], shown, self._change_form)
         self.operation.change(
             needed_controls, self.operation, [self.free, self.second, self.strength, self.tokens], **SILENT
         )
-        self.buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self._connect_cancel()
         self.gallery.select(self._choose, self.drawn, [self.chosen, *self._shown], **QUICK)
         self.keep_seed.click(self._keep_seed, [self.drawn, self.chosen], self.seed.box, **SILENT)
         self.to_canvas.click(self._onto_canvas, [self.drawn, self.chosen], [self.canvas, self.changing], **QUICK)
@@ -217,21 +203,10 @@ class ImageTab:
         )  # fmt: skip
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
 
-    def _connect_run(self, triggers: list[Any], inputs: list[Any], work: Any, check: Any) -> None:
-        history, buttons = self.page.history, self.buttons
-        begin = gr.on(triggers, check, inputs, [self.progress, *buttons.both], **QUICK)
-        run = begin.success(
-            work, [*inputs, history.visit],
-            [
-                self.progress, self.result, self.gallery, self.heat, self.drawn, self.chosen, self.seed.last,
-                history.visit, *self._shown, *buttons.both,
-            ],
-            **page_event(self.key),
-        )  # fmt: skip
-        buttons.after(run, self.progress)
-        run.then(history.refresh, history.visit, history.shown, **SILENT)
+    def _form(self, values: Sequence[Any]) -> ImageForm:
+        return self._wished(values, {})
 
-    def _form(self, values: Sequence[Any], more: Mapping[str, Any]) -> ImageForm:
+    def _wished(self, values: Sequence[Any], more: Mapping[str, Any]) -> ImageForm:
         text, count, steps, guidance, temperature, engine, seed, model, *labels = values
         count = int(count or 1)
         fields = list(self._facts(model)[0])[:MOST_LABELS]
@@ -252,51 +227,15 @@ class ImageTab:
             "second": read_image(second, limits=self.server.settings.limits) if second else None,
             "tokens": int(tokens) if tokens else None, "free": parse_codes(free),
         }  # fmt: skip
-        return self._form(values[:-6], more)
+        return self._wished(values[:-6], more)
 
-    def _check_draw(self, *values: Any) -> tuple[Any, ...]:
-        with reported(self.key):
-            self._form(values, {})
-            return waiting_html(self.page), *RunButtons.busy()
+    def _work(self, form: ImageForm) -> Work:
+        return image_events(form, self.server.pool, self.server.storage.run_folder)
 
-    def _check_change(self, *values: Any) -> tuple[Any, ...]:
-        with reported(self.key):
-            self._change_form(values)
-            return waiting_html(self.page), *RunButtons.busy()
-
-    async def _draw_it(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            async with contextlib.aclosing(self._run(request, self._form(fields, {}), visit)) as updates:
-                async for update in updates:
-                    yield update
-
-    async def _change_it(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            async with contextlib.aclosing(self._run(request, self._change_form(fields), visit)) as updates:
-                async for update in updates:
-                    yield update
-
-    async def _run(self, request: gr.Request, form: ImageForm, visit: Visit) -> AsyncIterator[dict[Any, Any]]:
-        work, shown = image_events(form, self.server.pool, self.server.storage.run_folder), 0.0
-        with self.server.runs.open(str(request.session_hash), self.key) as run:
-            try:
-                async with contextlib.aclosing(stream_events(work, run.token)) as events:
-                    async for event in events:
-                        if isinstance(event, Progress) and time.monotonic() - shown > PAGE_UPDATES_S:
-                            shown = time.monotonic()
-                            yield {self.progress: progress_html(event)}
-                        elif isinstance(event, Finished):
-                            yield self._finished(event.result, visit)
-            except Cancelled:
-                yield {self.progress: note_html("Cancelled.", "stopped")}
-
-    def _finished(self, drawn: Drawn, visit: Visit) -> dict[Any, Any]:
+    def _finished(self, drawn: Drawn, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
         pictures = [(str(take.path), f"seed {take.seed}") for take in drawn.takes]
-        many = len(drawn.takes)
         return {
-            self.progress: note_html(f"{many} picture{'s' if many > 1 else ''} in {drawn.seconds:.1f} s."),
+            self.progress: note_html(f"{counted(len(drawn.takes), 'picture')} in {drawn.seconds:.1f} s."),
             self.result: gr.update(visible=True),
             self.gallery: gr.update(value=pictures, selected_index=0),
             self.heat: gr.update(value=str(drawn.heat) if drawn.heat else None, visible=drawn.heat is not None),
@@ -328,10 +267,6 @@ class ImageTab:
         with reported(self.key):
             return [enlarged(read_image(drawn.takes[int(number or 0)].path)), gr.update(open=True)]
 
-    async def _cancel(self, request: gr.Request) -> str:
-        await self.page.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped")
-
     def _model_changed(self, model: str | None) -> list[Any]:
         with reported(self.key):
             labels, start, sizes = model_facts(self.server.pool, model)
@@ -344,10 +279,6 @@ class ImageTab:
     @property
     def _settings(self) -> list[Any]:
         return self._wish
-
-    def _load_upload(self, path: str | None) -> list[Any]:
-        with reported(self.key):
-            return self._recipe_values(recipe_of_upload(path, "image"))
 
     def _recipe_values(self, recipe: dict[str, Any]) -> list[Any]:
         """Values of the controls. Raises: UsageError for settings out of range."""
@@ -376,14 +307,7 @@ class ImageTab:
     def receivers(self) -> Sequence[Receiver]:
         """The settings of an earlier picture, and any picture onto the canvas."""
         return (
-            Receiver(
-                "Load settings",
-                "Puts the words and all settings of this result back into the Image tab.",
-                self.key,
-                lambda entry: entry.task == "image",
-                self._settings,
-                lambda entry: self._load_upload(str(entry.recipe)),
-            ),
+            self._loads_settings("the words and all settings", self._settings),
             Receiver(
                 "Change this picture",
                 "Puts the picture onto the canvas of the Image tab.",

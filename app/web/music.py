@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,7 @@ from app.web.controls import (
     model_choice,
     note_html,
     parse_seeds,
-    progress_html,
-    recipe_of_upload,
     takes_choice,
-    waiting_html,
 )
 from app.web.history import Visit
 from app.web.messages import reported
@@ -43,12 +38,10 @@ from app.web.music_work import (
     reads_captions,
     understood,
 )
-from app.web.runs import stream_events
 from app.web.sound import Sound
 from app.web.tab import QUICK, SILENT, Page, Receiver
-from app.web.waiting import page_event
-from genmm.core.errors import Cancelled, GenmmError
-from genmm.core.events import Finished, Progress
+from app.web.work_tab import Work, WorkTab
+from genmm.core.errors import GenmmError
 from genmm.systems.melodyflow.captions import caption_of
 from genmm.systems.melodyflow.request import MusicSettings
 
@@ -63,27 +56,18 @@ EXAMPLES = (
 )
 COMPARE = Path(__file__).with_name("music.js").read_text(encoding="utf-8").strip()
 """Function (before, result, which) that plays one of two sounds from where the other one is."""
-UPDATES_S = 0.2
-"""Progress is sent to the browser at most this often."""
 
 
-class MusicTab:
+class MusicTab(WorkTab):
     """Music with MelodyFlow."""
 
     key = "music"
     title = "Music"
+    system = SYSTEM
 
     def build(self, page: Page) -> None:
-        """Draw both columns and connect them."""
-        self.page, self.server = page, page.server
-        if self.server.pool.default(SYSTEM) is None:
-            gr.HTML(note_html(f"There is no music model on this machine. Run: genmm pull {SYSTEM}", "problem"))
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
-        self._connect()
+        """Draw both columns and connect them; add the endpoints for programs."""
+        super().build(page)
         music_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
@@ -233,22 +217,9 @@ class MusicTab:
         ]  # fmt: skip
 
     def _connect(self) -> None:
-        history, buttons = self.page.history, self.buttons
-        begin = gr.on(
-            [buttons.start.click, self.text.submit], self._begin, self._inputs, [self.progress, *buttons.both], **QUICK
-        )
-        run = begin.success(
-            self._make,
-            [*self._inputs, history.visit],
-            [
-                self.progress, self.result, self.take, self.before, self.compare, *self._shown_take, self.made,
-                self.seed.last, history.visit, *buttons.both,
-            ],
-            **page_event(self.key),
-        )  # fmt: skip
-        buttons.after(run, self.progress)
-        run.then(history.refresh, history.visit, history.shown, **SILENT)
-        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        shown = [self.result, self.take, self.before, self.compare, *self._shown_take, self.made, self.seed.last]
+        self._connect_run([self.buttons.start.click, self.text.submit], self._inputs, shown)
+        self._connect_cancel()
         self.take.input(self._show_take, [self.made, self.take], self._shown_take, **QUICK)
         for which, button in enumerate((self.hear_before, self.hear_result)):
             play = f"(before, result) => ({COMPARE})(before, result, {which})"
@@ -292,35 +263,12 @@ class MusicTab:
         check_form(form, self.server.settings.limits)
         return form
 
-    def _begin(self, *values: Any) -> tuple[Any, ...]:
-        """Check the form before the run waits in the queue."""
-        with reported(self.key):
-            self._form(values)
-            return waiting_html(self.page), *RunButtons.busy()
+    def _work(self, form: MusicForm) -> Work:
+        server = self.server
+        return music_events(form, server.pool, server.storage.run_folder, server.settings.limits)
 
-    async def _make(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            form = self._form(fields)
-            work = music_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
-            with self.server.runs.open(str(request.session_hash), self.key) as run:
-                began, shown, made = time.monotonic(), 0.0, None
-                yield {
-                    self.progress: progress_html(Progress(0, None, "", "Starting")),
-                    self.result: gr.update(visible=False),
-                }
-                try:
-                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
-                        async for event in events:
-                            if isinstance(event, Finished):
-                                made = event.result
-                            elif isinstance(event, Progress) and time.monotonic() - shown >= UPDATES_S:
-                                shown = time.monotonic()
-                                yield {self.progress: progress_html(event)}
-                except Cancelled:
-                    yield {self.progress: note_html("Cancelled.", "stopped")}
-                    return
-                yield self._finished(made, time.monotonic() - began, visit)
+    def _cleared(self) -> dict[Any, Any]:
+        return {self.result: gr.update(visible=False)}
 
     def _finished(self, made: Composed, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
         choices = [(label, n) for n, label in enumerate(made.labels)]
@@ -337,11 +285,6 @@ class MusicTab:
             self.seed.last: tuple(dict.fromkeys(take.seed for take in made.takes)),
             self.page.history.visit: self.page.history.added(visit, entries(made)),
         }
-
-    async def _cancel(self, request: gr.Request) -> str:
-        """Ask the run to stop; the buttons change when it has."""
-        await self.page.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped")
 
     def _show_take(self, made: Composed | None, number: int) -> list[Any]:
         if made is None or not 0 <= int(number or 0) < len(made.takes):
@@ -369,22 +312,13 @@ class MusicTab:
 
     # ------------------------------------------------------------ recipes and results of other tabs
 
-    def _load_upload(self, path: str | None) -> list[Any]:
-        with reported(self.key):
-            settings = self.server.settings
-            return recipe_values(recipe_of_upload(path, "music"), self.server.pool, settings.limits)
+    def _recipe_values(self, recipe: dict[str, Any]) -> list[Any]:
+        return recipe_values(recipe, self.server.pool, self.server.settings.limits)
 
     def receivers(self) -> Sequence[Receiver]:
         """The settings of earlier music, and any sound as a recording to edit."""
         return (
-            Receiver(
-                "Load settings",
-                "Puts the description and all settings of this result back into the Music tab.",
-                self.key,
-                lambda entry: entry.task == "music",
-                self._recipe_controls,
-                lambda entry: self._load_upload(str(entry.recipe)),
-            ),
+            self._loads_settings("the description and all settings", self._recipe_controls),
             Receiver(
                 "Edit as music",
                 "Takes this sound as the recording to edit.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -14,14 +14,11 @@ from app.web import speech_api
 from app.web.controls import (
     RunButtons,
     SeedControl,
-    after_failure,
     idle_html,
     model_choice,
     note_html,
     parse_seeds,
-    recipe_of_upload,
     takes_choice,
-    waiting_html,
 )
 from app.web.history import Entry, Visit
 from app.web.live import LiveSound
@@ -44,7 +41,7 @@ from app.web.speech_work import (
     voice_names,
 )
 from app.web.tab import QUICK, SILENT, Page, Receiver
-from app.web.waiting import page_event
+from app.web.work_tab import NOTHING, Work, WorkTab
 from genmm.core.errors import Cancelled, GenmmError, UsageError
 from genmm.systems.sled.request import SpeechSettings
 
@@ -59,23 +56,16 @@ EXAMPLES = (
 )
 
 
-class SpeechTab:
+class SpeechTab(WorkTab):
     """Text to speech with SLED."""
 
     key = "speech"
     title = "Speech"
+    system = SYSTEM
 
     def build(self, page: Page) -> None:
-        """Draw both columns and connect them."""
-        self.page, self.server = page, page.server
-        if self.server.pool.default(SYSTEM) is None:
-            gr.HTML(note_html(f"There is no speech model on this machine. Run: genmm pull {SYSTEM}", "problem"))
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
-        self._connect()
+        """Draw both columns and connect them; add the endpoints for programs."""
+        super().build(page)
         speech_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
@@ -212,25 +202,11 @@ class SpeechTab:
         return [self.player, self.sound_file, self.recipe_file, self.picture, self.picture_dark, self.facts]
 
     def _connect(self) -> None:
-        history, buttons = self.page.history, self.buttons
-        begin = gr.on(
-            [buttons.start.click, self.text.submit], self._begin, self._inputs, [self.progress, *buttons.both], **QUICK
-        )
-        run = begin.success(
-            self._speak,
-            [*self._inputs, history.visit],
-            [
-                self.progress, self.live, self.result, self.take, *self._shown_take,
-                self.spoken, self.seed.last, history.visit, *buttons.both,
-            ],
-            **page_event(self.key),
-        )  # fmt: skip
-        begin.failure(after_failure, outputs=[self.progress, *buttons.both], **SILENT)
-        buttons.after(run, self.progress)
+        shown = [self.live, self.result, self.take, *self._shown_take, self.spoken, self.seed.last]
+        run = self._connect_run([self.buttons.start.click, self.text.submit], self._inputs, shown)
+        self._connect_cancel()
         run.failure(lambda: gr.update(visible=False), outputs=self.live, **SILENT)
         self.live.stop(_played_to_its_end, self.spoken, self.live, **SILENT)
-        run.then(history.refresh, history.visit, history.shown, **SILENT)
-        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
         self.take.input(self._show_take, [self.spoken, self.take], self._shown_take, **QUICK)
         self.keep_seed.click(self._keep_seed, [self.spoken, self.take], self.seed.box, **SILENT)
         self.model.input(
@@ -262,36 +238,40 @@ class SpeechTab:
         check_form(form, self.server.settings.limits)
         return form
 
-    def _begin(self, *values: Any) -> tuple[Any, ...]:
-        """Check the form before the run waits in the queue."""
-        with reported(self.key):
-            self._form(values)
-            return waiting_html(self.page), *RunButtons.busy()
+    def _work(self, form: SpeechForm) -> Work:
+        server = self.server
+        return speak_events(form, server.pool, server.storage.run_folder, server.settings.limits)
 
-    async def _speak(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            form = self._form(fields)
-            work = speak_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
-            with self.server.runs.open(str(request.session_hash), self.key) as run:
-                view = View(self)
-                yield view.start()
-                try:
-                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
-                        async for event in events:
-                            for update in view.updates(event):
-                                yield update
-                except Cancelled:
-                    heard = view.cutter is not None and view.cutter.pieces > 0
-                    yield {self.progress: note_html("Cancelled.", "stopped"), self.live: gr.update(visible=heard)}
-                    return
-                yield self._finished(view, visit)
+    def _cleared(self) -> dict[Any, Any]:
+        return {
+            self.live: gr.update(value=None, visible=True),
+            self.result: gr.update(visible=False),
+            self.spoken: None,
+        }
 
-    def _finished(self, view: View, visit: Visit) -> dict[Any, Any]:
+    async def _run(
+        self, request: gr.Request, work: Work, visit: Visit, cleared: Mapping[Any, Any] = NOTHING
+    ) -> AsyncIterator[dict[Any, Any]]:
+        """As of any tab, with sound while it is made."""
+        with self.server.runs.open(str(request.session_hash), self.key) as run:
+            view = View(self)
+            yield {**view.start(), **cleared}
+            try:
+                async with contextlib.aclosing(stream_events(work, run.token)) as events:
+                    async for event in events:
+                        for update in view.updates(event):
+                            yield update
+            except Cancelled:
+                heard = view.cutter is not None and view.cutter.pieces > 0
+                yield {self.progress: note_html("Cancelled.", "stopped"), self.live: gr.update(visible=heard)}
+                return
+            yield self._finished(view, view.elapsed_s, visit)
+
+    def _finished(self, view: View, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
         spoken = view.spoken
         choices = [(f"Take {n + 1}", n) for n in range(len(spoken.takes))]
         return {
-            self.progress: note_html(summary(spoken, view.elapsed_s, view.first_sound_s)),
+            self.progress: note_html(summary(spoken, elapsed_s, view.first_sound_s)),
             self.result: gr.update(visible=True),
             self.take: gr.update(choices=choices, value=0, visible=len(choices) > 1),
             **dict(zip(self._shown_take, self._show_take(spoken, 0), strict=True)),
@@ -299,11 +279,6 @@ class SpeechTab:
             self.seed.last: tuple(take.seed for take in spoken.takes),
             self.page.history.visit: self.page.history.added(visit, _entries(spoken)),
         }
-
-    async def _cancel(self, request: gr.Request) -> str:
-        """Ask the run to stop; the buttons change when it has."""
-        await self.page.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped")
 
     def _show_take(self, spoken: Spoken | None, number: int) -> list[Any]:
         if spoken is None or not 0 <= int(number or 0) < len(spoken.takes):
@@ -335,22 +310,13 @@ class SpeechTab:
             self.more, self.more_note, self.plain,
         ]  # fmt: skip
 
-    def _load_upload(self, path: str | None) -> list[Any]:
-        with reported(self.key):
-            settings = self.server.settings
-            return recipe_values(recipe_of_upload(path, "speech"), self.server.pool, settings.limits)
+    def _recipe_values(self, recipe: dict[str, Any]) -> list[Any]:
+        return recipe_values(recipe, self.server.pool, self.server.settings.limits)
 
     def receivers(self) -> Sequence[Receiver]:
         """The settings of an earlier speech, and any sound as a voice."""
         return (
-            Receiver(
-                "Load settings",
-                "Puts the text and all settings of this result back into the Speech tab.",
-                self.key,
-                lambda entry: entry.task == "speech",
-                self._settings,
-                lambda entry: self._load_upload(str(entry.recipe)),
-            ),
+            self._loads_settings("the text and all settings", self._settings),
             Receiver(
                 "Use as voice",
                 "Speaks the next text with the voice heard here.",

@@ -6,21 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import gradio as gr
 import numpy as np
 
 from app.web.controls import progress_html
 from app.web.sound import Cutter
 from app.web.speech_work import Spoken
+from app.web.work_tab import PAGE_UPDATES_S
 from genmm.core.events import Finished, PartialAudio, Progress
 
 if TYPE_CHECKING:
     from app.web.speech import SpeechTab
 
 __all__ = ["View"]
-
-PAGE_UPDATES_S = 0.2
-"""Progress is sent to the browser at most this often."""
 
 
 @dataclass
@@ -39,14 +36,8 @@ class View:
         self.cutter: Cutter | None = None
 
     def start(self) -> dict[Any, Any]:
-        """The first update: nothing of the last run is left."""
-        tab = self.tab
-        return {
-            tab.progress: progress_html(Progress(0, None, "", "Starting")),
-            tab.live: gr.update(value=None, visible=True),
-            tab.result: gr.update(visible=False),
-            tab.spoken: None,
-        }
+        """The first update."""
+        return {self.tab.progress: progress_html(Progress(0, None, "", "Starting"))}
 
     def updates(self, event: Any) -> list[dict[Any, Any]]:
         """What the page shows for an event; often nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ import gradio as gr
 from app.web import video_api
 from app.web.controls import (
     RunButtons,
-    after_failure,
     failed_html,
     idle_html,
     model_choice,
     note_html,
     progress_html,
-    recipe_of_upload,
     waiting_html,
 )
 from app.web.film import Film
@@ -42,9 +39,9 @@ from app.web.video_work import (
     question_events,
     tokenize_events,
 )
-from app.web.waiting import page_event
+from app.web.work_tab import Work, WorkTab
 from genmm.core.errors import Cancelled, UsageError
-from genmm.core.events import Finished, Progress
+from genmm.core.events import Finished
 from genmm.core.limits import clean_text
 from genmm.core.wording import counted
 from genmm.systems.vqtoken.answerer import EXAMPLES
@@ -52,27 +49,18 @@ from genmm.systems.vqtoken.methods import METHODS
 
 __all__ = ["VideoTab"]
 
-PAGE_UPDATES_S = 0.2
 
-
-class VideoTab:
+class VideoTab(WorkTab):
     """Video to tokens with VQToken."""
 
     key = "video"
     title = "Video"
+    system = SYSTEM
 
     def build(self, page: Page) -> None:
-        """Draw both columns and connect them."""
-        self.page, self.server = page, page.server
+        """Draw both columns and connect them; add the endpoints for programs."""
         self.sample = SampleClip(page.server.storage)
-        if self.server.pool.default(SYSTEM) is None:
-            gr.HTML(note_html(f"There is no video model on this machine. Run: genmm pull {SYSTEM}", "problem"))
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
-        self._connect()
+        super().build(page)
         video_api.add(self.server)
 
     # ------------------------------------------------------------ drawing
@@ -178,18 +166,8 @@ class VideoTab:
         return [self.moments, self.gallery, self.found]
 
     def _connect(self) -> None:
-        history, buttons = self.page.history, self.buttons
-        begin = buttons.start.click(self._begin, self._inputs, [self.progress, *buttons.both], **QUICK)
-        run = begin.success(
-            self._run,
-            [*self._inputs, history.visit],
-            [self.progress, self.result, *self._shown, history.visit, *buttons.both],
-            **page_event(self.key),
-        )
-        begin.failure(after_failure, outputs=[self.progress, *buttons.both], **SILENT)
-        buttons.after(run, self.progress)
-        run.then(history.refresh, history.visit, history.shown, **SILENT)
-        buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
+        self._connect_run([self.buttons.start.click], self._inputs, [self.result, *self._shown])
+        self._connect_cancel()
         self.load_recipe.upload(self._load_upload, self.load_recipe, self._settings, **QUICK)
         work = {**DEVICE, "api_visibility": "private", "show_progress": "hidden"}
         asked = gr.on(
@@ -212,40 +190,14 @@ class VideoTab:
         check_form(form, self.server.pool)
         return form
 
-    def _begin(self, *values: Any) -> tuple[Any, ...]:
-        """Check the form before the run waits in the queue."""
-        with reported(self.key):
-            self._form(values)
-            return waiting_html(self.page), *RunButtons.busy()
+    def _work(self, form: VideoForm) -> Work:
+        server = self.server
+        return tokenize_events(form, server.pool, server.storage.run_folder, server.settings.limits)
 
-    async def _run(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        *fields, visit = values
-        with reported(self.key):
-            form = self._form(fields)
-            work = tokenize_events(form, self.server.pool, self.server.storage.run_folder, self.server.settings.limits)
-            began = shown = time.monotonic()
-            with self.server.runs.open(str(request.session_hash), self.key) as run:
-                yield {
-                    self.progress: progress_html(Progress(0, None, "", "Starting")),
-                    self.result: gr.update(visible=False),  # it is of another video, or made in another way
-                    self.seen: None,
-                }
-                seen: Seen | None = None
-                try:
-                    async with contextlib.aclosing(stream_events(work, run.token)) as events:
-                        async for event in events:
-                            if isinstance(event, Finished):
-                                seen = event.result
-                            elif isinstance(event, Progress) and time.monotonic() - shown > PAGE_UPDATES_S:
-                                shown = time.monotonic()
-                                yield {self.progress: progress_html(event)}
-                except Cancelled:
-                    yield {self.progress: note_html("Cancelled.", "stopped")}
-                    return
-                if seen is not None:
-                    yield self._finished(seen, visit, time.monotonic() - began)
+    def _cleared(self) -> dict[Any, Any]:
+        return {self.result: gr.update(visible=False), self.seen: None}  # of another video, or made in another way
 
-    def _finished(self, seen: Seen, visit: Visit, elapsed_s: float) -> dict[Any, Any]:
+    def _finished(self, seen: Seen, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
         made = seen.made
         curve = made.lost_curve
         last = round(float(made.times_s[-1]), 1)
@@ -266,11 +218,6 @@ class VideoTab:
             self.seen: seen,
             self.page.history.visit: self.page.history.added(visit, [_entry(seen)]),
         }
-
-    async def _cancel(self, request: gr.Request) -> str:
-        """Ask the run to stop; the buttons change when it has."""
-        await self.page.cancel(str(request.session_hash), self.key)
-        return note_html("Cancelled.", "stopped")
 
     def _needs(self, seen: Seen | None) -> Seen:
         if seen is None or not Path(seen.form.video).is_file() or not seen.index.is_dir():
@@ -330,21 +277,13 @@ class VideoTab:
     def _settings(self) -> list[Any]:
         return [self.tokens, self.adaptive, self.method, self.model]
 
-    def _load_upload(self, path: str | None) -> list[Any]:
-        with reported(self.key):
-            return recipe_values(recipe_of_upload(path, "video"), self.server.pool)
+    def _recipe_values(self, recipe: dict[str, Any]) -> list[Any]:
+        return recipe_values(recipe, self.server.pool)
 
     def receivers(self) -> Sequence[Receiver]:
         """The settings of an earlier run, and any video of the history."""
         return (
-            Receiver(
-                "Load settings",
-                "Puts tokens, reducer and model of this result back into the Video tab.",
-                self.key,
-                lambda entry: entry.task == "video",
-                self._settings,
-                lambda entry: self._load_upload(str(entry.recipe)),
-            ),
+            self._loads_settings("tokens, reducer and model", self._settings),
             Receiver(
                 "Tokenize",
                 "Puts the video itself, without a map over it, into the Video tab.",

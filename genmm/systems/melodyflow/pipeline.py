@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from genmm.core.checkpoint import UnsetWeights, fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import UnsetWeights, load_into, load_tensors, read_config, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, drain
 from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.media.audio import Audio
 from genmm.nn.packed import Packing
 from genmm.systems.melodyflow.config import FlowConfig
@@ -42,10 +43,11 @@ CODECS: Mapping[str, type] = {"music-codec": SpectralCodec, "music-vae": SeanetC
 """System named in codec/config.json -> codec class."""
 
 
-class MelodyFlowPipeline:
+class MelodyFlowPipeline(CheckpointPipeline):
     """One MelodyFlow checkpoint. Several threads may use one pipeline."""
 
     system = "melodyflow"
+    title = "MelodyFlow"
 
     def __init__(
         self,
@@ -65,10 +67,9 @@ class MelodyFlowPipeline:
             raise CheckpointError(f"the codec has {codec.channels} channels, the network {network.config.latent_dim}")
         if reader.encoder.width != network.config.cond_dim:  # type: ignore[attr-defined]
             raise CheckpointError("text encoder and network differ in the width of text states")
+        super().__init__(name=name, folder=folder, about=about, limits=limits)
         self.network, self.codec, self.reader, self.window_s = network, codec, reader, window_s
         self.defaults = defaults or MusicSettings()
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
-        self._fingerprint: str | None = None
 
     # ------------------------------------------------------------ folders and devices
 
@@ -78,9 +79,7 @@ class MelodyFlowPipeline:
     ) -> MelodyFlowPipeline:
         """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
         folder = Path(folder)
-        config = read_config(folder)
-        if config["system"] != cls.system:
-            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of MelodyFlow")
+        config = cls._read_config(folder)
         stored = load_tensors(folder, dtype=None)
         with UnsetWeights():
             network = FlowNetwork(FlowConfig.from_dict(config.get("network"))).eval().requires_grad_(False)
@@ -95,9 +94,7 @@ class MelodyFlowPipeline:
             _read_reader(folder, config.get("text", {}), text),
             window_s=float(config.get("window_s", 30.0)),
             defaults=MusicSettings.from_dict(config.get("defaults", {})),
-            name=folder.resolve().name,
-            folder=folder,
-            about={key: config[key] for key in ("licence", "description", "origin") if key in config},
+            **cls._identity(folder, config),
         )
         return pipeline.to(device, dtype)
 
@@ -148,10 +145,8 @@ class MelodyFlowPipeline:
             "defaults": dataclasses.asdict(self.defaults),
             **self.about,
         }
-        card = self.folder / "README.md" if self.folder else None
-        extra = {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
         self.codec.save(folder / "codec", dtype=dtype)
-        return save_checkpoint(folder, config, tensors, dtype=dtype, extra_files=extra)
+        return save_checkpoint(folder, config, tensors, dtype=dtype, extra_files=self._card())
 
     @property
     def device(self) -> torch.device:
@@ -163,25 +158,16 @@ class MelodyFlowPipeline:
         """Samples per second of all sound that comes out."""
         return self.codec.sample_rate
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint, sizes and origin of the checkpoint, JSON-able."""
+    def _parts(self) -> Iterable[torch.nn.Module]:
+        return [self.network]
+
+    def _facts(self) -> dict[str, Any]:
         return {
-            **self.about,
-            **self.model,
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "sample_rate": self.sample_rate,
             "frame_rate": self.codec.sample_rate / self.codec.hop_samples,
             "window_s": self.window_s,
             "text": self.reader.kind,
         }
-
-    @property
-    def model(self) -> dict[str, str]:
-        """What a recipe says about the model."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
-        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
 
     # ------------------------------------------------------------ music
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
 from genmm.core.limits import LONG_FOOTAGE, Limits
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.media.source import MediaInput
 from genmm.systems.rasl.config import RaslConfig
 from genmm.systems.rasl.extraction import extraction_events
@@ -30,10 +31,11 @@ from genmm.systems.rasl.segments import choose_segments
 __all__ = ["RaslPipeline"]
 
 
-class RaslPipeline:
+class RaslPipeline(CheckpointPipeline):
     """Highlight detection with one checkpoint, or without any. Several threads may use one pipeline."""
 
     system = "rasl"
+    title = "RASL"
 
     def __init__(
         self,
@@ -58,10 +60,9 @@ class RaslPipeline:
                 f"this model reads {network.config.visual_size} visual features, the extractor {extractor.name} gives "
                 f"{extractor.size}; pass the extractor that the model was trained with"
             )
+        super().__init__(name=name, folder=folder, about=about, limits=limits)
         self.network, self.scorer, self.extractor = network, scorer if network is not None else "heuristic", extractor
-        self.defaults, self.limits = defaults or HighlightSettings(), limits
-        self.name, self.folder, self.about = name, folder, dict(about or {})
-        self._fingerprint: str | None = None
+        self.defaults = defaults or HighlightSettings()
 
     # ------------------------------------------------------------ folders and devices
 
@@ -76,9 +77,7 @@ class RaslPipeline:
     ) -> RaslPipeline:
         """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
         folder = Path(folder)
-        config = read_config(folder)
-        if config["system"] != cls.system:
-            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of RASL")
+        config = cls._read_config(folder)
         if config.get("extractor", extractor.name) != extractor.name:
             raise CheckpointError(
                 f"{folder} was trained on features of {config['extractor']!r}, not {extractor.name}; pass its extractor"
@@ -90,9 +89,7 @@ class RaslPipeline:
             defaults=HighlightSettings.from_dict(config.get("defaults", {})),
             scorer=config.get("scorer", "model"),
             extractor=extractor,
-            name=folder.resolve().name,
-            folder=folder,
-            about={key: config[key] for key in ("licence", "description", "origin") if key in config},
+            **cls._identity(folder, config),
         )
         return pipeline.to(device, dtype)
 
@@ -122,27 +119,18 @@ class RaslPipeline:
             "defaults": {k: v for k, v in dataclasses.asdict(self.defaults).items() if v is not None},
             **self.about,
         }
-        card = self.folder / "README.md" if self.folder else None
-        extra = {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
-        return save_checkpoint(folder, config, self.network.state_dict(), dtype=dtype, extra_files=extra)
+        return save_checkpoint(folder, config, self.network.state_dict(), dtype=dtype, extra_files=self._card())
 
     @property
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.network.parameters()).device if self.network is not None else torch.device("cpu")
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint, sizes and origin of the checkpoint, JSON-able."""
-        count = 0 if self.network is None else sum(parameter.numel() for parameter in self.network.parameters())
-        return {**self.about, **self.model, "parameters": count, "scorer": self.scorer, "features": self.extractor.name}
+    def _parts(self) -> Iterable[torch.nn.Module]:
+        return [] if self.network is None else [self.network]
 
-    @property
-    def model(self) -> dict[str, str]:
-        """What a recipe says about the model."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
-        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
+    def _facts(self) -> dict[str, Any]:
+        return {"scorer": self.scorer, "features": self.extractor.name}
 
     # ------------------------------------------------------------ highlights
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import UnsetWeights, fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import UnsetWeights, load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, GenmmError, UsageError
 from genmm.core.events import CancelToken, Event, Finished
 from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.nn.packed import PackingChoice, choose_packing
 from genmm.systems.sled.codec import SpeechCodec
 from genmm.systems.sled.config import SledConfig
@@ -39,10 +40,11 @@ FIRST_PIECE_S, PIECE_S = 0.12, 0.48
 """Length of the first piece of live sound and of the others, in seconds."""
 
 
-class SledPipeline:
+class SledPipeline(CheckpointPipeline):
     """Text to speech with one SLED checkpoint. Several threads may use one pipeline."""
 
     system = "sled"
+    title = "SLED"
 
     def __init__(
         self,
@@ -60,12 +62,11 @@ class SledPipeline:
     ) -> None:
         """Put the parts together. Raises: CheckpointError when they do not fit each other."""
         _check_fit(network.config, codec, tokenizer)
+        super().__init__(name=name, folder=folder, about=about, limits=limits)
         self.network, self.codec, self.tokenizer = network, codec, tokenizer
         self.text_rules, self.defaults = text_rules or TextRules(), defaults or SpeechSettings()
         self.voices = voices if isinstance(voices, VoiceShelf) else VoiceShelf(voices)
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
         self.engine = DecodeEngine(network)
-        self._fingerprint: str | None = None
         self._graphs = False
 
     # ------------------------------------------------------------ folders and devices
@@ -80,9 +81,7 @@ class SledPipeline:
     ) -> SledPipeline:
         """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
         folder = Path(folder)
-        config = read_config(folder)
-        if config["system"] != cls.system:
-            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of SLED")
+        config = cls._read_config(folder)
         kind = config.get("codec", {}).get("kind")
         if kind not in CODECS:
             raise CheckpointError(f"{folder}/config.json names the codec {kind!r}; known: {', '.join(CODECS)}")
@@ -96,9 +95,7 @@ class SledPipeline:
             text_rules=TextRules.from_dict(config.get("text", {})),
             defaults=SpeechSettings.from_dict(config.get("defaults", {})),
             voices=VoiceShelf(folder=folder / "voices"),
-            name=folder.resolve().name,
-            folder=folder,
-            about={key: config[key] for key in ("licence", "description", "origin") if key in config},
+            **cls._identity(folder, config),
         )
         return pipeline.to(device, dtype)
 
@@ -141,10 +138,7 @@ class SledPipeline:
             "defaults": dataclasses.asdict(self.defaults),
             **self.about,
         }
-        extra = {**self.tokenizer.files(), **self.voices.files()}
-        card = self.folder / "README.md" if self.folder else None
-        if card is not None and card.is_file():
-            extra["README.md"] = card.read_bytes()
+        extra = {**self.tokenizer.files(), **self.voices.files(), **self._card()}
         self.codec.save(folder / "codec")
         return save_checkpoint(folder, config, self.network.state_dict(), dtype=dtype, extra_files=extra)
 
@@ -158,25 +152,16 @@ class SledPipeline:
         """Samples per second of all sound that comes out."""
         return self.codec.sample_rate
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint, sizes and origin of the checkpoint, JSON-able."""
+    def _parts(self) -> Iterable[torch.nn.Module]:
+        return [self.network]
+
+    def _facts(self) -> dict[str, Any]:
         return {
-            **self.about,
-            **self.model,
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "sample_rate": self.sample_rate,
             "frame_rate": self.codec.frame_rate,
             "streaming_text": self.network.config.is_streaming,
             "voices": list(self.voices),
         }
-
-    @property
-    def model(self) -> dict[str, str]:
-        """What a recipe says about the model."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
-        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
 
     # ------------------------------------------------------------ speaking
 

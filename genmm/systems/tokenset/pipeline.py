@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, GenmmError, ShapeError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
 from genmm.core.limits import DEFAULT_LIMITS, Limits
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.quantizers.multiset import TokenSet, check_counts, to_counts, to_tokens
 from genmm.samplers.fixed_sum_official import deficit_fill
 from genmm.systems.tokenset.checkpoint import TOKENIZER, load_tokenizer, save_tokenizer
@@ -36,10 +37,11 @@ Picture = str | os.PathLike[str] | bytes | np.ndarray | Tensor | Any
 """A file, its bytes, a stream, an array or a PIL picture."""
 
 
-class TokenSetPipeline(SetEditing):
+class TokenSetPipeline(SetEditing, CheckpointPipeline):
     """Pictures from text and labels, token sets from pictures, and edits between them. Threads may share one."""
 
     system = "tokenset"
+    title = "TokenSet"
 
     def __init__(
         self,
@@ -58,10 +60,9 @@ class TokenSetPipeline(SetEditing):
         """
         if network is not None:
             _check_fit(tokenizer, network.config)
+        super().__init__(name=name, folder=folder, about=about, limits=limits)
         self.tokenizer, self.generator = tokenizer.eval(), network
         self.defaults = defaults or PictureSettings()
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
-        self._fingerprint: str | None = None
 
     # ------------------------------------------------------------ folders and devices
 
@@ -75,9 +76,7 @@ class TokenSetPipeline(SetEditing):
     ) -> TokenSetPipeline:
         """Load a model folder, or a tokenizer folder alone. Raises: CheckpointError, ConfigError."""
         folder = Path(folder)
-        config = read_config(folder)
-        if config["system"] != cls.system:
-            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of TokenSet")
+        config = cls._read_config(folder)
         network = None
         if "network" in config:
             with torch.device("meta"):  # no random start for weights that are about to be read
@@ -88,9 +87,7 @@ class TokenSetPipeline(SetEditing):
             load_tokenizer(folder),
             network,
             defaults=PictureSettings.from_dict(config.get("defaults", {})),
-            name=folder.resolve().name,
-            folder=folder,
-            about={key: config[key] for key in ("licence", "description", "origin") if key in config},
+            **cls._identity(folder, config),
         )
         return pipeline.to(device, dtype)
 
@@ -114,10 +111,8 @@ class TokenSetPipeline(SetEditing):
             "defaults": dataclasses.asdict(self.defaults),
             **self.about,
         }
-        card = self.folder / "README.md" if self.folder else None
-        extra = {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
         save_tokenizer(self.tokenizer, folder / TOKENIZER, dtype=dtype)
-        return save_checkpoint(folder, config, self.generator.state_dict(), dtype=dtype, extra_files=extra)
+        return save_checkpoint(folder, config, self.generator.state_dict(), dtype=dtype, extra_files=self._card())
 
     @property
     def network(self) -> CountNetwork:
@@ -156,14 +151,11 @@ class TokenSetPipeline(SetEditing):
         """Whether a text can be drawn."""
         return self.generator is not None and self.generator.config.text_rows > 0
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint, sizes and origin of the checkpoint, JSON-able."""
-        parts = [self.tokenizer, *([self.generator] if self.generator is not None else [])]
+    def _parts(self) -> Iterable[torch.nn.Module]:
+        return [self.tokenizer, *([self.generator] if self.generator is not None else [])]
+
+    def _facts(self) -> dict[str, Any]:
         return {
-            **self.about,
-            **self.model,
-            "parameters": sum(parameter.numel() for part in parts for parameter in part.parameters()),
             "image_size": self.image_size,
             "codes": self.codes,
             "tokens": self.tokens,
@@ -171,13 +163,6 @@ class TokenSetPipeline(SetEditing):
             "labels": {name: list(values) for name, values in self.labels.items()},
             "reads_text": self.reads_text,
         }
-
-    @property
-    def model(self) -> dict[str, str]:
-        """What a recipe says about the model."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
-        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
 
     # ------------------------------------------------------------ drawing
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from genmm.core.checkpoint import load_into, load_tensors, read_config, save_che
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, ConfigError, MissingDependencyError, UsageError
 from genmm.core.limits import LONG_FOOTAGE, clean_text
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.media.source import MediaInput
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.blocks import make_block
@@ -125,8 +126,8 @@ class LlavaPipeline(VqTokenPipeline):
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.tokenizer, self.frames, self.budget = network, tokenizer, frames, budget
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), LONG_FOOTAGE
-        self.answerer, self._fingerprint, self._encoder_fingerprint = None, None, None
+        CheckpointPipeline.__init__(self, name=name, folder=folder, about=about, limits=LONG_FOOTAGE)
+        self.answerer, self._encoder_fingerprint = None, None
         self._frames = FrameConfig(fps=1.0, side=network.config.vision_config.image_size, most_frames=frames)
         self.encoder = LlavaEncoder(network, f"llava-{self.model['fingerprint']}")
         self._use_block(block, runs=runs_block)
@@ -176,7 +177,6 @@ class LlavaPipeline(VqTokenPipeline):
         network.to(next(iter(own.values())).dtype)
         load_into(network, own)
         block = {n.removeprefix("block."): t for n, t in tensors.items() if n.startswith("block.")}
-        about = {key: config[key] for key in ("licence", "description", "origin") if key in config}
         pipeline = cls(
             network.requires_grad_(False),
             load_tokenizer(folder / "tokenizer"),
@@ -184,9 +184,7 @@ class LlavaPipeline(VqTokenPipeline):
             runs_block=config.get("runs_block", False),
             budget=budget_of(config["tokens"]) if "tokens" in config else RELEASED,
             frames=config.get("frames", 32),
-            name=folder.resolve().name,
-            folder=folder,
-            about=about,
+            **cls._identity(folder, config),
         )
         load_into(pipeline.block, block)
         pipeline.block.eval().requires_grad_(False)
@@ -225,13 +223,13 @@ class LlavaPipeline(VqTokenPipeline):
         """Where the network lives."""
         return self.network.model.image_newline.device
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint and sizes, JSON-able."""
-        count = sum(p.numel() for part in (self.network, self.block) for p in part.parameters())
+    def _parts(self) -> Iterable[nn.Module]:
+        return [self.network, self.block]
+
+    def _facts(self) -> dict[str, Any]:
         own = self.config.block
-        about = {"block": own.kind if self.runs_block else "none", "clustering": own.clustering}
-        return {**self.about, **self.model, "parameters": count, "width": self.encoder.width, **about}
+        kind = own.kind if self.runs_block else "none"
+        return {"width": self.encoder.width, "block": kind, "clustering": own.clustering}
 
     def _fitting_block(self, features: Tensor) -> nn.Module | None:
         fits = self.runs_block and features.shape[-1] == self.encoder.width

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genmm.core.checkpoint import fingerprint, load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
-from genmm.core.errors import CheckpointError, MediaError, UsageError
+from genmm.core.errors import MediaError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress, drain
 from genmm.core.limits import LONG_FOOTAGE, Limits
+from genmm.core.pipelines import CheckpointPipeline
 from genmm.core.seeds import check_seed
 from genmm.media.source import MediaInput, open_source
 from genmm.media.video import iter_frames, probe
@@ -95,10 +96,12 @@ def stored_budget(budget: Budget) -> int | str | dict[str, Any]:
     return next(named, dataclasses.asdict(budget))
 
 
-class VqTokenPipeline:
+class VqTokenPipeline(CheckpointPipeline):
     """Videos to tokens with one checkpoint. Several threads may use one pipeline."""
 
     system = "vqtoken"
+    title = "VQToken"
+    origin_keys = (*CheckpointPipeline.origin_keys, "defaults")
 
     def __init__(
         self,
@@ -113,9 +116,8 @@ class VqTokenPipeline:
         limits: Limits = LONG_FOOTAGE,
     ) -> None:
         self.vision, self.block, self.config, self.answerer = vision, block, config, answerer
-        self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
+        super().__init__(name=name, folder=folder, about=about, limits=limits)
         self.encoder: Any = VisionEncoder(vision, config.frames.side)
-        self._fingerprint: str | None = None
         self._encoder_fingerprint: str | None = None
 
     @classmethod
@@ -136,17 +138,12 @@ class VqTokenPipeline:
     ) -> VqTokenPipeline:
         """Load a checkpoint folder. Raises: CheckpointError or ConfigError when something in it does not fit."""
         folder = Path(folder)
-        config = read_config(folder)
-        if config["system"] != cls.system:
-            raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of VQToken")
+        config = cls._read_config(folder)
         if config.get("kind") == "llava":
             from genmm.systems.vqtoken.llava import LlavaPipeline
 
             return LlavaPipeline.from_folder(folder, device=device, dtype=dtype)  # type: ignore[return-value]
-        about = {key: config[key] for key in ("licence", "description", "origin", "defaults") if key in config}
-        pipeline = cls.fresh(
-            VqTokenConfig.from_dict(config.get("network")), name=folder.resolve().name, folder=folder, about=about
-        )
+        pipeline = cls.fresh(VqTokenConfig.from_dict(config.get("network")), **cls._identity(folder, config))
         load_into(pipeline._modules, load_tensors(folder))
         pipeline._modules.eval().requires_grad_(False)
         return pipeline.to(device, dtype)
@@ -171,38 +168,23 @@ class VqTokenPipeline:
         """Write a checkpoint folder; gives back the folder."""
         folder = Path(folder)
         config = {"system": self.system, "network": self.config.to_dict(), **self.about}
-        extra = self._card()
-        return save_checkpoint(folder, config, self._modules.state_dict(), dtype=dtype, extra_files=extra)
-
-    def _card(self) -> dict[str, bytes]:
-        """The card of the folder that it came from, as a file of a new one."""
-        card = self.folder / "README.md" if self.folder else None
-        return {"README.md": card.read_bytes()} if card is not None and card.is_file() else {}
+        return save_checkpoint(folder, config, self._modules.state_dict(), dtype=dtype, extra_files=self._card())
 
     @property
     def device(self) -> torch.device:
         """Where the encoder lives."""
         return self.vision.norm.weight.device
 
-    @property
-    def info(self) -> dict[str, Any]:
-        """Name, system, fingerprint and sizes of the checkpoint, JSON-able."""
+    def _parts(self) -> Iterable[torch.nn.Module]:
+        return [self._modules]
+
+    def _facts(self) -> dict[str, Any]:
         return {
-            **self.about,
-            **self.model,
-            "parameters": sum(p.numel() for p in self._modules.parameters()),
             "width": self.encoder.width,
             "block": self.config.block.kind,
             "clustering": self.config.block.clustering,
             "answers": list(self.answerer.config.answers) if self.answerer else [],
         }
-
-    @property
-    def model(self) -> dict[str, str]:
-        """What a recipe says about the model."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.folder) if self.folder else "unsaved"
-        return {"name": self.name, "system": self.system, "fingerprint": self._fingerprint}
 
     @property
     def encoder_fingerprint(self) -> str:
