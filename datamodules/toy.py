@@ -13,10 +13,10 @@ HELD_OUT = 8
 
 
 class Waves:
-    """Waves [T] with the numbers `first` onwards, each of its own pitch, with noise from the seed of the pick."""
+    """Every third wave [T], from the number `first` on; each has its own pitch, and noise from the seed of the pick."""
 
     def __init__(self, first: int, count: int) -> None:
-        self.first = first
+        self.numbers = range(first, first + 3 * count, 3)
         self.lengths = [4 + 3 * (i % 7) for i in range(count)]
 
     def __len__(self) -> int:
@@ -25,7 +25,7 @@ class Waves:
     def __getitem__(self, pick: Pick) -> Tensor:
         generator = torch.Generator().manual_seed(pick.seed)
         length = self.lengths[pick.index]
-        wave = torch.sin(torch.arange(length) / (1 + self.first + pick.index))
+        wave = torch.sin(torch.arange(length) / (1 + self.numbers[pick.index]))
         return wave + 0.1 * torch.randn(length, generator=generator)
 
 
@@ -44,8 +44,8 @@ class ToyData(GenerativeData):
         self.count = count
 
     def dataset(self, split: str) -> Waves:
-        first = {"val": 0, "test": HELD_OUT, "train": 2 * HELD_OUT}[split]  # the splits have no wave in common
-        return Waves(first, self.count if split == "train" else HELD_OUT)
+        # No wave is in two splits.
+        return Waves(("train", "val", "test").index(split), self.count if split == "train" else HELD_OUT)
 
     def collate(self, items: list[Tensor]) -> dict[str, Tensor]:
         lengths = torch.tensor([len(item) for item in items])

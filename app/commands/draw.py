@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.options import read_setting
 from genmm.core.errors import DataError, UsageError
 from genmm.core.files import check_target
+from genmm.core.wording import counted
 from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = [path for path in paths if path.suffix != ".json"]
     for path, seed in zip(pictures, result.seeds, strict=True):
         print(path)
-        print(f"genmm: {path.name}: seed {seed}, {len(result.sets[0])} tokens", file=sys.stderr)
+        print(f"genmm: {path.name}: seed {seed}, {counted(len(result.sets[0]), 'token')}", file=sys.stderr)
     for note in result.notes:
         print(f"genmm: {note}", file=sys.stderr)
     return 0

@@ -142,10 +142,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _recipe(args: argparse.Namespace) -> dict[str, Any] | None:
-    from genmm.systems.rasl.result import DOCUMENT_BYTES
-
     if not args.recipe:
         return None
+    from genmm.systems.rasl.result import DOCUMENT_BYTES
+
     recipe = find_recipe(args.recipe, max_bytes=DOCUMENT_BYTES)
     if recipe["task"] != "highlight":
         raise UsageError(f"{args.recipe} is a recipe for {recipe['task']}, not for highlights")

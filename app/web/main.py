@@ -1,6 +1,6 @@
 """The page: a frame around tabs, and the server that shows it.
 
-A new tab is one file with one class (see tab.py) and one line in TABS.
+A new tab is one file with one class (see tab.py, and work_tab.py for one with a large button) and one line in TABS.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class ModelPool:
         """
         name = name or self.default(system)
         if name is None:
-            raise UsageError(f"there is no {system} model on this machine; `genmm pull {system}` fetches one")
+            raise UsageError(f"there is no {system} model on this machine; see `genmm pull {system}`")
         info = self.info(name, system)
         with self._lock:
             if name not in self._loaded:

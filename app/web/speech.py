@@ -18,6 +18,7 @@ from app.web.controls import (
     model_choice,
     note_html,
     parse_seeds,
+    progress_html,
     takes_choice,
 )
 from app.web.history import Entry, Visit
@@ -41,8 +42,9 @@ from app.web.speech_work import (
     voice_names,
 )
 from app.web.tab import QUICK, SILENT, Page, Receiver
-from app.web.work_tab import NOTHING, Work, WorkTab
+from app.web.work_tab import Work, WorkTab
 from genmm.core.errors import Cancelled, GenmmError, UsageError
+from genmm.core.events import Progress
 from genmm.systems.sled.request import SpeechSettings
 
 __all__ = ["SpeechTab"]
@@ -250,12 +252,12 @@ class SpeechTab(WorkTab):
         }
 
     async def _run(
-        self, request: gr.Request, work: Work, visit: Visit, cleared: Mapping[Any, Any] = NOTHING
+        self, request: gr.Request, work: Work, visit: Visit, cleared: Mapping[Any, Any] | None = None
     ) -> AsyncIterator[dict[Any, Any]]:
         """As of any tab, with sound while it is made."""
         with self.server.runs.open(str(request.session_hash), self.key) as run:
             view = View(self)
-            yield {**view.start(), **cleared}
+            yield {self.progress: progress_html(Progress(0, None, "", "Starting")), **(cleared or {})}
             try:
                 async with contextlib.aclosing(stream_events(work, run.token)) as events:
                     async for event in events:
@@ -268,6 +270,7 @@ class SpeechTab(WorkTab):
             yield self._finished(view, view.elapsed_s, visit)
 
     def _finished(self, view: View, elapsed_s: float, visit: Visit) -> dict[Any, Any]:
+        """`view` has the result, and when sound was heard first."""
         spoken = view.spoken
         choices = [(f"Take {n + 1}", n) for n in range(len(spoken.takes))]
         return {

@@ -35,10 +35,6 @@ class View:
         self._first: tuple[int, float] | None = None
         self.cutter: Cutter | None = None
 
-    def start(self) -> dict[Any, Any]:
-        """The first update."""
-        return {self.tab.progress: progress_html(Progress(0, None, "", "Starting"))}
-
     def updates(self, event: Any) -> list[dict[Any, Any]]:
         """What the page shows for an event; often nothing."""
         if isinstance(event, PartialAudio):
@@ -63,7 +59,7 @@ class View:
 
     def _progress(self, event: Progress) -> list[dict[Any, Any]]:
         now = time.monotonic()
-        if now - self.shown < PAGE_UPDATES_S:
+        if event.done and now - self.shown < PAGE_UPDATES_S:
             return []
         self.shown = now
         return [{self.tab.progress: progress_html(event, self._left_s(event, now))}]

@@ -1,12 +1,11 @@
 """What the tabs with one large button have in common: a form beside its result, and runs that report, can be cancelled
-and end in the history."""
+and end in the history. The Batch tab stands apart: its runs go on where they stopped and do not end there."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -17,7 +16,7 @@ from app.web.messages import reported
 from app.web.runs import stream_events
 from app.web.tab import QUICK, SILENT, Page, Receiver
 from app.web.waiting import page_event
-from genmm.core.errors import Cancelled
+from genmm.core.errors import Cancelled, GenerationError
 from genmm.core.events import CancelToken, Event, Finished, Progress
 
 __all__ = ["PAGE_UPDATES_S", "Work", "WorkTab"]
@@ -25,14 +24,13 @@ __all__ = ["PAGE_UPDATES_S", "Work", "WorkTab"]
 PAGE_UPDATES_S = 0.2
 """Steps are sent to the browser at most this often; that a stage begins always."""
 
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
-
 Work = Callable[[CancelToken], Iterator[Event]]
 """What a run does, as `stream_events` takes it."""
 
 
 class WorkTab:
-    """Base of such tabs. Subclasses draw, read the form, name the work for it, and show what came of it."""
+    """Base of such tabs. Subclasses draw, read the form, name the work for it, and show what came of it; what they do
+    with results of others they say in `receivers`, see `tab.Tab`."""
 
     key: str
     """Short name, used in addresses and messages; where recipes are read, also the task of the results."""
@@ -50,7 +48,7 @@ class WorkTab:
         """Draw both columns and connect them."""
         self.page, self.server = page, page.server
         if self.system and self.server.pool.default(self.system) is None:
-            missing = f"There is no {self.key} model on this machine. Run: genmm pull {self.system}"
+            missing = f"There is no {self.key} model on this machine. See: genmm pull {self.system}"
             gr.HTML(note_html(missing, "problem"))
         with gr.Row(elem_classes=["gm-columns"]):
             with gr.Column(scale=5, min_width=300):
@@ -139,17 +137,18 @@ class WorkTab:
         self.buttons.cancel.click(self._cancel, outputs=self.progress, **SILENT)
 
     async def _run(
-        self, request: gr.Request, work: Work, visit: Visit, cleared: Mapping[Any, Any] = NOTHING
+        self, request: gr.Request, work: Work, visit: Visit, cleared: Mapping[Any, Any] | None = None
     ) -> AsyncIterator[dict[Any, Any]]:
         """Do the work under the name of the tab; gives updates of the page, `cleared` with the first."""
         began, shown = time.monotonic(), 0.0
         with self.server.runs.open(str(request.session_hash), self.key) as run:
-            yield {self.progress: progress_html(Progress(0, None, "", "Starting")), **cleared}
+            yield {self.progress: progress_html(Progress(0, None, "", "Starting")), **(cleared or {})}
             try:
                 async with contextlib.aclosing(stream_events(work, run.token)) as events:
                     async for event in events:
                         if isinstance(event, Finished):
                             yield self._finished(event.result, time.monotonic() - began, visit)
+                            return
                         elif isinstance(event, Progress) and (
                             event.done == 0 or time.monotonic() - shown >= PAGE_UPDATES_S
                         ):
@@ -157,6 +156,8 @@ class WorkTab:
                             yield {self.progress: progress_html(event)}
             except Cancelled:
                 yield {self.progress: note_html("Cancelled.", "stopped")}
+                return
+            raise GenerationError("the work ended without a result")
 
     async def _cancel(self, request: gr.Request) -> str:
         """Ask the run to stop; the buttons change when it has."""

@@ -16,21 +16,21 @@ from genmm.core.limits import Limits
 __all__ = ["CheckpointPipeline"]
 
 CARD = "README.md"
+ABOUT = ("licence", "description", "origin")
+"""Entries of config.json that are kept as they are."""
 
 
 class CheckpointPipeline:
     """Base of the pipelines of all systems. Subclasses put the parts of one checkpoint together and use them.
 
-    They implement `to`, `save`, `device`, `events` and the methods named after what they make; see the protocol
-    `genmm.registry.Pipeline` for all that the commands and the page ask of one.
+    They implement `from_folder`, `to`, `save`, `device`, `events`, `_parts` and the methods named after what they make;
+    see the protocol `genmm.registry.Pipeline` for all that the commands and the page ask of one.
     """
 
     system: ClassVar[str] = ""
     """Its key in `genmm.registry.SYSTEMS`."""
     title: ClassVar[str] = ""
     """The name of the system as people write it."""
-    origin_keys: ClassVar[tuple[str, ...]] = ("licence", "description", "origin")
-    """Entries of config.json that are kept as they are, in `about`."""
 
     def __init__(self, *, name: str, folder: Path | None, about: Mapping[str, Any] | None, limits: Limits) -> None:
         self.name, self.folder, self.about, self.limits = name, folder, dict(about or {}), limits
@@ -44,10 +44,10 @@ class CheckpointPipeline:
             raise CheckpointError(f"{folder} is a checkpoint of {config['system']}, not of {cls.title}")
         return config
 
-    @classmethod
-    def _identity(cls, folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def _identity(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments name, folder and about of a pipeline that comes from a checkpoint folder."""
-        about = {key: config[key] for key in cls.origin_keys if key in config}
+        about = {key: config[key] for key in ABOUT if key in config}
         return {"name": folder.resolve().name, "folder": folder, "about": about}
 
     @property

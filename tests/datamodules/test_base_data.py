@@ -33,6 +33,12 @@ def test_loading_data_leaves_the_global_random_state_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_no_wave_of_the_toy_data_is_in_two_splits():
+    data = ToyData()
+    numbers = [number for split in ("train", "val", "test") for number in data.dataset(split).numbers]
+    assert len(numbers) == len(set(numbers)) == 44 + 8 + 8
+
+
 @pytest.mark.slow
 def test_worker_processes_change_nothing():
     assert same(batches(), batches(workers=2))

@@ -146,6 +146,9 @@ def test_the_document_beside_a_reel_takes_nobodys_place(result, tmp_path):
     assert (tmp_path / "trip.json").read_text() == '{"mine": 1}'
     assert read_highlights(document)["file"] == "trip.mp4" and read_recipe(reel) == read_recipe(document)
     assert result.save(reel)[1] == document
+    own = result.save_json(tmp_path / "edited.json")
+    assert [path.name for path in result.save(tmp_path / "edited.mp4")] == ["edited.mp4", "edited.mp4.json"]
+    assert read_highlights(own)["file"] == "edited.json"
 
 
 def test_thumbnails_and_sheet(result, tmp_path):

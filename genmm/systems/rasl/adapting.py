@@ -13,6 +13,7 @@ import numpy as np
 from genmm.core.errors import CheckpointError, DataError, GenmmError, UsageError
 from genmm.core.events import CancelToken, Event, Finished, Progress
 from genmm.core.files import write_json
+from genmm.core.wording import counted
 from genmm.systems.rasl.feature_table import FeatureTable
 from genmm.systems.rasl.fitting import Fit, FitConfig, held_out_losses
 from genmm.systems.rasl.footage import cached_table, find_footage
@@ -113,7 +114,7 @@ def adapt_events(
             fit.save(place)
         yield Progress(fit.step, steps, "steps", "fitting the model to the footage")
     report = _judged(base, network, judging, config, folder, len(training), seconds, tuple(left_out))
-    about = {**base.about, "origin": f"fitted to {len(training)} videos without labels, from {base.name}"}
+    about = {**base.about, "origin": f"fitted to {counted(len(training), 'video')} without labels, from {base.name}"}
     fitted = RaslPipeline(
         network.requires_grad_(False).eval(),
         defaults=base.defaults,

@@ -139,8 +139,8 @@ class HighlightResult(Result):
         }
 
     def save_json(self, path: str | os.PathLike[str]) -> Path:
-        """Write `document`."""
-        return write_json(path, self.document())
+        """Write `document`; its entry `file` is its own name, so that it is not taken for that of a reel."""
+        return write_json(path, {**self.document(), "file": Path(path).name})
 
     def save_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the segments, one a line."""

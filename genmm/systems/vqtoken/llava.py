@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from genmm.core.checkpoint import load_into, load_tensors, read_config, save_checkpoint
+from genmm.core.checkpoint import load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, ConfigError, MissingDependencyError, UsageError
 from genmm.core.limits import LONG_FOOTAGE, clean_text
@@ -168,7 +168,7 @@ class LlavaPipeline(VqTokenPipeline):
     ) -> LlavaPipeline:
         """Load a folder that `genmm convert vqtoken` made. Raises: CheckpointError, MissingDependencyError."""
         folder = Path(folder)
-        config = read_config(folder)
+        config = cls._read_config(folder)
         if config.get("kind") != "llava":
             raise CheckpointError(f"{folder} holds no language model; load it with genmm.load")
         tensors = load_tensors(folder, dtype=None)

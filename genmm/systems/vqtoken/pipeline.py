@@ -101,7 +101,6 @@ class VqTokenPipeline(CheckpointPipeline):
 
     system = "vqtoken"
     title = "VQToken"
-    origin_keys = (*CheckpointPipeline.origin_keys, "defaults")
 
     def __init__(
         self,

@@ -129,6 +129,7 @@ def test_a_mistake_is_said_before_anything_starts(tab, text, said):
     press(tab, "Speak")
     tab.wait_for_selector(".toast-body")
     assert said in tab.locator(".toast-body").first.inner_text()
+    assert said in tab.locator(".gm-note-problem:visible").inner_text()  # stays when the message has gone
     assert tab.get_by_role("button", name="Speak", exact=True).first.is_enabled()
 
 

@@ -37,6 +37,8 @@ def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
     tab.on("pageerror", lambda error: broken.append(str(error)))
     tab.goto(page)
     tab.get_by_role("tab", name="Highlights").click()
+    tab.get_by_role("button", name="Find highlights").click()
+    tab.wait_for_selector(".gm-note-problem:visible:has-text('choose a video first')")
     tab.locator("#highlights-video input[type=file]").set_input_files(str(video))
     tab.wait_for_selector("#highlights-video video")
     tab.fill("#highlights-amount input", "4")
