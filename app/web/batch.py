@@ -14,7 +14,6 @@ import gradio as gr
 from app.web.batch_work import COLUMNS, MAX_ROWS, Batch, make_batch, pack, run, table
 from app.web.controls import (
     RunButtons,
-    after_failure,
     idle_html,
     model_choice,
     note_html,
@@ -114,10 +113,10 @@ class BatchTab:
         begin = self.buttons.start.click(self._begin, fields, [self.batch, self.progress, *self.buttons.both], **QUICK)
         first = begin.success(self._run, self.batch, self._outputs, **page_event(self.key))
         again = self.resume.click(self._again, outputs=[self.progress, *self.buttons.both], **SILENT)
-        begin.failure(after_failure, outputs=[self.progress, *self.buttons.both], **SILENT)
+        self.buttons.after_failure(begin, self.progress, self.key)
         rest = again.success(self._run, self.batch, self._outputs, **page_event(self.key))
         for event in (first, rest):
-            self.buttons.after(event, self.progress)
+            self.buttons.after(event, self.progress, self.key)
         self.buttons.cancel.click(self._cancel, self.batch, self._outputs, **SILENT)
 
     # ------------------------------------------------------------ work

@@ -21,7 +21,6 @@ __all__ = [
     "MAX_TAKES",
     "RunButtons",
     "SeedControl",
-    "after_failure",
     "failed_html",
     "idle_html",
     "model_choice",
@@ -127,13 +126,21 @@ class RunButtons:
         """The outputs of `busy` and `ready`."""
         return [self.start, self.cancel]
 
-    def after(self, run: Any, progress: gr.HTML) -> None:
-        """Connect the end of a run: the buttons change back, and `progress` says what went wrong.
+    def after(self, run: Any, progress: gr.HTML, task: str) -> None:
+        """Connect the end of a run: the buttons change back, and `progress` says what went wrong."""
+        run.then(self.ready, outputs=self.both, **SILENT)
+        self.after_failure(run, progress, task)
+
+    def after_failure(self, event: Any, progress: gr.HTML, task: str) -> None:
+        """Connect the failure of an event of a task: `progress` keeps what was said, and the buttons change back.
 
         After an error the browser goes on with `failure` alone, not with `then` (Gradio 6.31).
         """
-        run.then(self.ready, outputs=self.both, **SILENT)
-        run.failure(after_failure, outputs=[progress, *self.both], **SILENT)
+
+        def failed(request: gr.Request) -> tuple[Any, ...]:
+            return failed_html(latest_problem(str(request.session_hash), task)), *self.ready()
+
+        event.failure(failed, outputs=[progress, *self.both], **SILENT)
 
     @staticmethod
     def busy() -> tuple[Any, Any]:
@@ -169,11 +176,6 @@ def note_html(text: str, kind: str = "done") -> str:
 def failed_html(problem: str = "") -> str:
     """The line after an error, which stays when the browser's message has gone."""
     return note_html(f"Not done: {problem}" if problem else "Not done; see the message.", "problem")
-
-
-def after_failure(request: gr.Request) -> tuple[Any, ...]:
-    """Values of progress and both buttons after an error, with what was said about it."""
-    return failed_html(latest_problem(str(request.session_hash))), *RunButtons.ready()
 
 
 def waiting_html(page: Page) -> str:

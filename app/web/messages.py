@@ -20,9 +20,10 @@ __all__ = ["escape", "latest_problem", "plain_message", "reported"]
 
 log = logging.getLogger(__name__)
 
-VISITORS = 1000
-"""Visitors whose latest problem is kept, so that it can still be read when the browser's message has gone."""
-_latest: OrderedDict[str, str] = OrderedDict()
+PROBLEMS = 1000
+"""Latest problems that are kept, so that they can still be read when the browser's message has gone."""
+_latest: OrderedDict[tuple[str, str], str] = OrderedDict()
+"""(session, task) -> what was said; a task that goes well says nothing about the others."""
 _PATH = re.compile(r"(?<![\w/])(?:[A-Za-z]:\\|/|\\\\)(?:[^\s:;,'\"<>|()]+[/\\])+[^\s:;,'\"<>|()]*")
 
 _TEMPLATE_MARKS = str.maketrans({mark: f"&#{ord(mark)};" for mark in "{}$`"})
@@ -37,26 +38,26 @@ def reported(task: str) -> Iterator[None]:
     """
     try:
         yield
-        _latest.pop(_visitor(), None)
+        _latest.pop((_visitor(), task), None)
     except (gr.Error, Cancelled, asyncio.CancelledError, GeneratorExit):
         raise
     except GenmmError as error:
-        raise _told(_without_folders(str(error)), "Please check") from error
+        raise _told(task, _without_folders(str(error)), "Please check") from error
     except Exception as error:
         number = secrets.token_hex(4)
         log.exception("%s failed, error %s", task, number)
         text = f"Something went wrong on the server (error {number}). The server's log has the details under this id."
         if _out_of_memory(error):
             text = "The device ran out of memory. Use a shorter text or fewer takes, or a smaller model."
-        raise _told(text, "Not done") from error
+        raise _told(task, text, "Not done") from error
 
 
-def _told(text: str, title: str) -> gr.Error:
+def _told(task: str, text: str, title: str) -> gr.Error:
     """The error for the browser; its text is also kept for the visitor's page."""
     if visitor := _visitor():
-        _latest[visitor] = text
-        _latest.move_to_end(visitor)
-        while len(_latest) > VISITORS:
+        _latest[visitor, task] = text
+        _latest.move_to_end((visitor, task))
+        while len(_latest) > PROBLEMS:
             _latest.popitem(last=False)
     return gr.Error(html.escape(text, quote=False), title=title, print_exception=False)
 
@@ -67,9 +68,9 @@ def _visitor() -> str:
     return "" if request is None else str(request.session_hash)
 
 
-def latest_problem(session: str) -> str:
-    """What `reported` last said to a visitor, as plain text; empty when all has gone well since."""
-    return _latest.get(session, "")
+def latest_problem(session: str, task: str) -> str:
+    """What `reported` last said to a visitor about a task, as plain text; empty when it has gone well since."""
+    return _latest.get((session, task), "")
 
 
 def plain_message(text: str) -> str:

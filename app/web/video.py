@@ -297,7 +297,7 @@ class VideoTab(WorkTab):
 
 def _not_answered(request: gr.Request) -> str:
     """What stands in the place of an answer after an error."""
-    return failed_html(latest_problem(str(request.session_hash)))
+    return failed_html(latest_problem(str(request.session_hash), VideoTab.key))
 
 
 def _entry(seen: Seen) -> Entry:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.web.controls import RunButtons, after_failure, note_html, progress_html, recipe_of_upload, waiting_html
+from app.web.controls import RunButtons, note_html, progress_html, recipe_of_upload, waiting_html
 from app.web.history import Visit
 from app.web.messages import reported
 from app.web.runs import stream_events
@@ -119,7 +119,7 @@ class WorkTab:
 
         busy = [self.progress, *self.buttons.both]
         begin = gr.on(list(triggers), check, list(inputs), busy, **QUICK)
-        begin.failure(after_failure, outputs=busy, **SILENT)
+        self.buttons.after_failure(begin, self.progress, self.key)
         visit = self.page.history.visit
         run = begin.success(
             work, [*inputs, visit], [self.progress, *outputs, visit, *self.buttons.both], **page_event(self.key)
@@ -130,7 +130,7 @@ class WorkTab:
     def _connect_end(self, run: Any) -> None:
         """Connect the end of a run: buttons, what went wrong, history."""
         history = self.page.history
-        self.buttons.after(run, self.progress)
+        self.buttons.after(run, self.progress, self.key)
         run.then(history.refresh, history.visit, history.shown, **SILENT)
 
     def _connect_cancel(self) -> None:

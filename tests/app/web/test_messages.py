@@ -42,19 +42,22 @@ def test_our_errors_are_shown_in_full():
 
 
 def test_the_latest_problem_of_a_visitor_is_kept_for_the_page(monkeypatch):
-    monkeypatch.setattr(messages, "VISITORS", 2)
+    monkeypatch.setattr(messages, "PROBLEMS", 2)
     for visitor in ("ann", "ben", "eve"):
         token = LocalContext.request.set(SimpleNamespace(session_hash=visitor))
         with pytest.raises(gr.Error), reported("speech"):
             raise UsageError(f"/tmp/x/{visitor}.wav holds <b>no</b> sound")
         LocalContext.request.reset(token)
-    assert [latest_problem(visitor) for visitor in ("ann", "ben")] == ["", "ben.wav holds <b>no</b> sound"]
-    assert "&lt;b&gt;" in failed_html(latest_problem("eve"))
+    assert [latest_problem(visitor, "speech") for visitor in ("ann", "ben")] == ["", "ben.wav holds <b>no</b> sound"]
+    assert "&lt;b&gt;" in failed_html(latest_problem("eve", "speech"))
     token = LocalContext.request.set(SimpleNamespace(session_hash="eve"))
+    with reported("status"):
+        pass
+    assert latest_problem("eve", "speech")  # another task that went well says nothing about this one
     with reported("speech"):
         pass
     LocalContext.request.reset(token)
-    assert latest_problem("eve") == ""
+    assert latest_problem("eve", "speech") == ""
 
 
 def test_other_errors_show_an_id_that_the_log_has(caplog):
