@@ -96,6 +96,21 @@ def test_windows_of_k_center_keep_real_tokens_and_every_small_thing():
 
 
 @pytest.mark.parametrize("clustering", ["kmeans", "k_center"])
+@pytest.mark.parametrize("explained", [0.2, 0.5, 0.8])
+def test_the_curve_of_windows_says_what_is_lost(clustering, explained):
+    generator = torch.Generator().manual_seed(2)
+    merger = WindowMerger(AdaptiveK(rule="explained", explained=explained, least=2, most=24), clustering=clustering)
+    themes = torch.randn(30, 12, generator=generator)
+    for _ in range(7):
+        part = themes[torch.randint(30, (2, 5, 6), generator=generator)]
+        merger.add(part + 0.2 * torch.randn(part.shape, generator=generator))
+    merged = merger.finish()
+    tokens = int(merged.num_tokens[0])
+    assert 2 <= tokens < 24
+    assert float(merged.curve[0, tokens - 1]) == pytest.approx(merged.stats["distortion"], rel=1e-4)
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "k_center"])
 def test_windows_that_all_look_the_same_give_few_tokens(clustering):
     merger = WindowMerger(8, clustering=clustering)
     still = torch.randn(3, 12, generator=torch.Generator().manual_seed(1))[torch.arange(24) % 3].view(1, 4, 6, 12)

@@ -243,7 +243,6 @@ class _Members(_Way):
         return _summed(rows, means, raw=False) | {"token": rows[centres].float()}, found.labels[0]
 
     def solve(self, tables: Tables, most: int) -> _Mergers:
-        inside = self.spread(tables).sum()
         found = farthest_first(tables["token"].unsqueeze(0), most, weights=tables["counts"].float().unsqueeze(0))
 
         def into(count: int) -> tuple[Tables, Tensor]:
@@ -254,8 +253,17 @@ class _Members(_Way):
             sums = {name: table for name, table in tables.items() if name != "token"}
             return _merged(sums, parents, count) | {"token": tokens}, parents
 
-        # The windows have lost something before.
-        return _Mergers(replace(found, distortion=found.distortion + inside), into)
+        return _Mergers(replace(found, distortion=self._curve(tables, found.rows[0])), into)
+
+    def _curve(self, tables: Tables, rows: Tensor) -> Tensor:
+        """[1, K] what `spread` sums to after merging into the first 1, 2, ... of the centres `rows` [K]."""
+        directions = nn.functional.normalize(tables["token"], dim=-1)
+        centres, counts = directions[rows.clamp_min(0)], tables["counts"].unsqueeze(1)
+        near = (directions @ centres.T).masked_fill(rows < 0, -2.0)
+        parents = near.cummax(1).indices  # [C, K] the nearest of the first k
+        to_centre = (_mean(tables) @ centres.T).gather(1, parents)
+        apart = _mean(tables).square().sum(-1, keepdim=True) + 1.0 - 2.0 * to_centre
+        return (tables["within"].unsqueeze(1) + counts * apart).sum(0, keepdim=True).clamp_min(0.0)
 
     def spread(self, tables: Tables) -> Tensor:
         centres = nn.functional.normalize(tables["token"], dim=-1)
