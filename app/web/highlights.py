@@ -119,7 +119,7 @@ class HighlightsTab(WorkTab):
                 datatype=["bool", "number", "number", "number", "number"],
                 interactive=True,
                 column_count=(len(COLUMNS), "fixed"),
-                row_count=(1, "dynamic"),
+                row_count=1,
                 column_widths=["19%", "20%", "20%", "21%", "20%"],
                 label="Segments",
                 show_label=False,
@@ -133,14 +133,12 @@ class HighlightsTab(WorkTab):
             with gr.Row(elem_classes=["gm-actions"]):
                 self.files = [gr.DownloadButton(label, size="sm", min_width=80) for label in DOWNLOADS.values()]
             self.gallery = gr.Gallery(
-                label="Best pictures",
                 show_label=False,
-                columns=4,
-                height=170,
                 allow_preview=False,
-                object_fit="contain",
                 buttons=[],
                 interactive=False,
+                elem_id="highlights-moments",
+                elem_classes=["gm-gallery", "gm-moments"],
             )
             self.facts = gr.HTML()
 

@@ -46,6 +46,11 @@ def test_from_upload_to_an_edited_reel(browser, page, video, tmp_path):
     tab.wait_for_selector(".gm-note-done:visible")
     assert "segment" in tab.locator(".gm-note-done:visible").inner_text()
 
+    tab.wait_for_selector("#highlights-moments img")
+    tile, picture = (tab.locator(f"#highlights-moments {part}").first.bounding_box() for part in ("button", "img"))
+    assert tile["y"] <= picture["y"] and picture["y"] + picture["height"] <= tile["y"] + tile["height"]
+    assert 60 < picture["height"] < 200  # few pictures are not blown up
+
     chart = tab.locator("#highlights-curve svg")
     assert chart.locator(".gm-kept").count() >= 1
     box = chart.bounding_box()
