@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
 from genmm.core.errors import UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_target, free_name
 from genmm.media.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 DEFAULT_MODEL = "melodyflow"
+KINDS = {
+    "generate": "new music",
+    "edit": "an edit",
+    "inpaint": "a part made anew",
+    "extend": "a continuation",
+    "loop": "a loop",
+}
+"""What a recipe of music is for, in words."""
 
 
 def add_output(parser: argparse.ArgumentParser, default: str) -> None:
@@ -29,7 +37,7 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help=f".wav, .flac, .mp3 or .ogg; several results get numbers. Default: {default}",
+        help=f".wav, .flac, .mp3 or .ogg; several results get numbers. Default: {default}, or a free name",
     )
 
 
@@ -68,8 +76,13 @@ def add_settings(parser: argparse.ArgumentParser, *, new_music: bool) -> None:
 
 
 def checked_output(args: argparse.Namespace) -> Path:
-    """The file to write. Raises: UsageError for one that cannot be written, or another suffix."""
-    path = check_target(args.output or args.default_output)
+    """The file to write. Raises: UsageError for one that cannot be written, the recording itself, or another suffix;
+    for a recording that is not there."""
+    sources = [args.source] if getattr(args, "source", None) else []
+    if sources and not Path(args.source).exists():
+        raise UsageError(f"there is no file {args.source}")
+    several = bool(args.recipe or (args.takes or 1) > 1 or getattr(args, "then", []))
+    path = check_target(args.output or free_name(args.default_output), sources=sources, several=several)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"music is written as {', '.join(SUFFIXES)}, got {path.name!r}; change the suffix")
     return path
@@ -82,7 +95,7 @@ def recipe_of(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
     recipe = find_recipe(args.recipe)
     found = recipe["settings"].get("kind") if recipe["task"] == "music" else recipe["task"]
     if found != kind:
-        raise UsageError(f"{args.recipe} is a recipe for {found}, not for {kind}")
+        raise UsageError(f"{args.recipe} is a recipe for {KINDS.get(found, found)}, not for {KINDS[kind]}")
     return recipe
 
 

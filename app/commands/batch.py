@@ -86,7 +86,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--out", "the run folder; made when it is missing", required=True, metavar="DIR")
     add("--seed", seed, type=int, default=0, metavar="N")
     add("--shard", shard, metavar="i/n")
-    size = "items made together, 1 to 4096; halved when memory runs out. Default: 8"
+    size = "items made together, 1 to 4096; halved when memory runs out. Default: 8; music and videos: 1"
     add("--batch-size", size, type=int, default=8, metavar="N")
     add("--workers", workers, type=int, default=1, metavar="N")
     engine = "local processes, or a Ray cluster (pip install 'genmm[ray]'). Default: local"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
 from genmm.core.errors import DataError, UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_target, free_name
 from genmm.core.wording import counted
 from genmm.media.recipes import find_recipe
 
@@ -43,7 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("text", nargs="?", help="what to draw, at most 2000 characters; left out: anything")
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-o", "--output", metavar="FILE|FOLDER", help="picture (.png, .jpg, .webp) or folder; default: picture.png"
+        "-o",
+        "--output",
+        metavar="FILE|FOLDER",
+        help="picture (.png, .jpg, .webp) or folder; default: picture.png, or a free name",
     )
     group.add_argument("-n", "--count", type=int, metavar="N", help="pictures, 1 to 64; default: 1")
     group.add_argument("--seed", type=int, metavar="N", help="seed of the first picture; default: a new one")
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         show(Progress(0, None, "", "loading the model"))
         pipeline = _load(args, recipe)
         result = _made(pipeline, args, recipe, show)
-    paths = result.save(_target(args.output, len(result.images)))
+    paths = result.save(_target(args.output))
     pictures = [path for path in paths if path.suffix != ".json"]
     for path, seed in zip(pictures, result.seeds, strict=True):
         print(path)
@@ -144,8 +147,8 @@ def _check_use(args: argparse.Namespace) -> None:
         raise UsageError("give --region or --free, not both")
     if args.output and Path(args.output).suffix and Path(args.output).suffix.lower() not in SUFFIXES:
         raise UsageError(f"pictures are written as {', '.join(SUFFIXES)}, got {args.output!r}; change the suffix")
-    target = Path(args.output or ".")
-    check_target(target / "picture.png" if target.is_dir() or not target.suffix else target)
+    target, sources = _target(args.output), [path for path in (args.edit, args.towards, args.swap) if path]
+    check_target(target, sources=sources, several=bool(args.recipe or args.towards or (args.count or 1) > 1))
 
 
 def _made(
@@ -257,9 +260,9 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> TokenSetPi
     return pipeline
 
 
-def _target(output: str | None, count: int) -> Path:
-    path = Path(output or "picture.png")
-    if output and (output.endswith(("/", "\\")) or path.is_dir() or not path.suffix):
-        path.mkdir(parents=True, exist_ok=True)
-        return path / "picture.png"
+def _target(output: str | None) -> Path:
+    """The file that -o names, or, where it names a folder or is left out, one whose name is free."""
+    path = Path(output or ".")
+    if not output or output.endswith(("/", "\\")) or path.is_dir() or not path.suffix:
+        return free_name(path / "picture.png")
     return path

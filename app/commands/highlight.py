@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.options import read_setting
 from genmm.core.errors import UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_targets
 from genmm.core.wording import counted
 from genmm.media.recipes import find_recipe
 
@@ -127,12 +127,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.output and Path(args.output).suffix.lower() not in REELS:
         raise UsageError(f"a reel is written as {', '.join(REELS)}, got {args.output!r}; change the suffix")
     outputs = [getattr(args, name) for name in ("output", "json", "csv", "edl", "edl_rest", "chapters", "sheet")]
-    for path in outputs:
-        if path and Path(args.video).exists() and Path(path).exists() and Path(path).samefile(args.video):
-            raise UsageError(f"{path} is the video itself; write to another file")
-    for path in (*outputs, Path(args.thumbnails, "1.jpg") if args.thumbnails else None):
-        if path:
-            check_target(path)
+    outputs += [Path(args.thumbnails, "1.jpg")] if args.thumbnails else []
+    check_targets([path for path in outputs if path], sources=[args.video])
     if args.chapters and Path(args.chapters).suffix.lower() not in (".vtt", ".txt", ".ffmetadata"):
         raise UsageError(f"chapters are written as .vtt, .txt or .ffmetadata, got {args.chapters!r}")
     if args.max_side is not None and args.max_side < 16:

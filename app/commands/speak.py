@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from app.options import read_setting
 from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_target, free_name
 from genmm.core.limits import clean_text
 from genmm.core.seeds import check_seed
 from genmm.core.suggest import did_you_mean
@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("speak", help="speak a text", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("text", nargs="?", help="what to say, at most 2000 characters; - reads standard input")
     group = parser.add_argument_group("output")
-    group.add_argument("-o", "--output", metavar="FILE", help=".wav, .flac, .mp3 or .ogg; default: speech.wav")
+    group.add_argument(
+        "-o", "--output", metavar="FILE", help=".wav, .flac, .mp3 or .ogg; default: speech.wav, or a free name"
+    )
     group.add_argument(
         "--stream",
         nargs="?",
@@ -120,14 +122,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked_output(args: argparse.Namespace) -> Path | str:
-    output = args.output or ("speech.raw" if args.stream == "raw" else "speech.wav")
+    output = args.output or free_name("speech.raw" if args.stream == "raw" else "speech.wav")
     if output == "-":
         if not args.stream:
             raise UsageError("-o - writes to standard output and needs --stream; give a file name otherwise")
         if sys.stdout.isatty():
             raise UsageError("standard output is a terminal; pipe the sound into a player, such as: | ffplay -nodisp -")
         return output
-    path = check_target(output)
+    sources = [Path(args.voice).expanduser()] if args.voice else []
+    path = check_target(output, sources=sources, several=bool(args.recipe or (args.takes or 1) > 1))
     if args.stream == "wav" and path.suffix.lower() != ".wav":
         raise UsageError(f"--stream wav writes .wav files, got {path.name!r}; use --stream raw for bare samples")
     if not args.stream and path.suffix.lower() not in SUFFIXES:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genmm.core.errors import UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_targets
 from genmm.core.wording import counted, percent
 from genmm.media.recipes import find_recipe
 from genmm.systems.vqtoken.methods import METHODS
@@ -66,7 +66,8 @@ def add_model_options(parser: argparse.ArgumentParser, *, default: str | None = 
 
 def run(args: argparse.Namespace) -> int:
     """Tokenize, save, say what was made."""
-    output = Path(args.output or f"{Path(args.video).stem}.safetensors")
+    video = checked_video(args.video)
+    output = Path(args.output or f"{video.stem}.safetensors")
     _check_names(args, output)
     recipe = _recipe(args)
     from app.progress import ProgressDisplay
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         pipeline = load_video_model(args)
         if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
             print(f"genmm: the recipe was made with another version of the model ({args.model})", file=sys.stderr)
-        made = pipeline.tokenize(checked_video(args.video), **_options(args, recipe), on_event=show)
+        made = pipeline.tokenize(video, **_options(args, recipe), on_event=show)
         paths = made.save(output)
         if args.overlay:
             drawn = in_seconds(show, made.seconds, "drawing the map")
@@ -112,14 +113,13 @@ def _check_names(args: argparse.Namespace, output: Path) -> None:
         raise UsageError(f"tokens are written as .safetensors or .gmvq, got {output.name!r}; change the suffix")
     if args.overlay and Path(args.overlay).suffix.lower() not in (".mp4", ".m4v", ".mov", ".png", ".jpg", ".webp"):
         raise UsageError(f"an overlay is a video (.mp4) or a picture (.png, .jpg), got {args.overlay!r}")
-    if args.overlay and Path(args.overlay).resolve() == Path(args.video).resolve():
-        raise UsageError("the overlay would take the place of the video; give it another name")
-    for path in (output, *([args.overlay] if args.overlay else [])):
-        check_target(path)
+    check_targets([output, *([args.overlay] if args.overlay else [])], sources=[args.video])
 
 
 def checked_video(path: str) -> Path:
     """The path of a file that is there. Raises: UsageError otherwise."""
+    if not path:
+        raise UsageError("the name of the video is empty; name a file")
     if Path(path).is_dir():
         raise UsageError(f"{path} is a folder; name the video files in it")
     if not Path(path).is_file():

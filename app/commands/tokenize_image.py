@@ -9,7 +9,7 @@ from typing import Any
 
 from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
-from genmm.core.files import check_target
+from genmm.core.files import check_targets
 
 DESCRIPTION = """\
 Turn pictures into unordered sets of tokens. One line of JSON for each picture: file,
@@ -51,9 +51,7 @@ def run(args: argparse.Namespace) -> int:
         args.map,
         args.reconstruct,
     )
-    for path in written:
-        if path:
-            check_target(path)
+    check_targets([path for path in written if path], sources=args.pictures)
     import genmm
 
     pipeline = genmm.load(args.model, device=args.device)

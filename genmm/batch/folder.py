@@ -3,6 +3,7 @@
     DIR/<id>.wav, <id>.json           media and recipe of each finished item
     DIR/results.jsonl                 one line per id (while shards work: results.shard-i-of-n.jsonl beside it)
     DIR/.run/fingerprint.json         what the results depend on; another run may not mix into the folder
+    DIR/.run/made-<shard>.jsonl       names of all files ever made here, each written down before its file appears
     DIR/.run/lock, lock-<shard>       held while a process works, freed by the system even after kill -9
     DIR/.run/staging-<shard>/         files being made; emptied at every start
 
@@ -24,7 +25,7 @@ from typing import IO, Any
 from genmm.batch.results_log import DONE, Record, fold, read_records, repair_tail, rewrite
 from genmm.batch.shards import Shard
 from genmm.core.errors import ConfigError, DataError, MissingDependencyError, UsageError
-from genmm.core.files import check_target, read_json, sync_folder
+from genmm.core.files import append_line, check_target, read_json, sync_folder
 
 try:
     import fcntl
@@ -46,6 +47,7 @@ class RunFolder:
         self.private = self.path / ".run"
         self.results = self.path / shard.results_name
         self.staging = self.private / f"staging-{shard.index:05d}-of-{shard.count:05d}"
+        self.made = self.private / f"made-{shard.index:05d}-of-{shard.count:05d}.jsonl"
 
     def check(self, fingerprint: Mapping[str, Any]) -> None:
         """See whether a run of this fingerprint may work here; nothing is made or changed.
@@ -54,6 +56,10 @@ class RunFolder:
         """
         self._check_is_folder()
         check_target(self.results)
+        self.check_owner(fingerprint)
+
+    def check_owner(self, fingerprint: Mapping[str, Any]) -> None:
+        """See whether the folder is free or bound to this fingerprint. Raises: as `claim`."""
         path = self.private / "fingerprint.json"
         if path.exists():
             _compare(path, read_json(path), _claimed(fingerprint))
@@ -111,15 +117,27 @@ class RunFolder:
         records = (record for path in self.result_files() for record in read_records(path))
         return fold((record for record in records if self._is_whole(record)), digests)
 
+    def own_names(self) -> set[str]:
+        """Names of the files that runs of this folder made, also of items whose record was never written."""
+        names = {name for path in self.result_files() for record in read_records(path) for name in record.files}
+        for path in self.private.glob("made-*.jsonl"):
+            for line in path.read_bytes().splitlines():
+                with suppress(ValueError, TypeError):  # torn by a power cut, before its files appeared
+                    names.update(json.loads(line))
+        return names
+
     def repair(self) -> None:
-        """Cut an unfinished last line off this process's own results file."""
+        """Cut an unfinished last line off the files to which this process appends."""
         repair_tail(self.results)
+        repair_tail(self.made)
 
     def publish(self, staged: Sequence[Path]) -> tuple[str, ...]:
         """Move finished files from the staging folder to their final names; returns the names.
 
-        Each is on the disk before it is renamed. Raises: OSError when the disk refuses.
+        Each is on the disk, and its name in the list of files made, before it is renamed: a process killed before the
+        record is written leaves files that the next start knows as its own. Raises: OSError when the disk refuses.
         """
+        append_line(self.made, json.dumps([path.name for path in staged]))
         names = []
         for path in staged:
             with path.open("rb") as file:

@@ -48,6 +48,7 @@ class HighlightTask:
         "modality": "auto, av, v or a",
         "settings": 'object with further settings, such as {"min_segment_s": 3, "scorer": "heuristic"}',
     }
+    one_by_one: ClassVar[bool] = True
     presets: ClassVar[tuple[str, ...]] = ("heuristic",)
     """What may stand for a model's name and is none."""
     examples: ClassVar[str] = """\
@@ -108,6 +109,10 @@ examples:
     def cost(self, request: HighlightJob) -> float:
         """Size of the file: time grows with it."""
         return float(request.video.stat().st_size)
+
+    def sources(self, request: HighlightJob) -> tuple[Path, ...]:
+        """The video."""
+        return (request.video,)
 
     def fingerprint(self) -> dict[str, Any]:
         """Model, settings and format; not the device."""

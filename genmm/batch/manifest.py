@@ -25,6 +25,9 @@ MAX_ID_BYTES = 180
 SHOWN_PROBLEMS = 20
 """How many problems an error text lists; the rest are counted."""
 
+Problem = tuple[int, str]
+"""What is wrong with a manifest: line number and text."""
+
 _FORBIDDEN_IN_NAMES = set('/\\<>:"|?*')
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10)}
 
@@ -51,7 +54,7 @@ class ManifestRow:
 class ManifestError(ConfigError):
     """A manifest that cannot be run; `problems` lists every finding as (line number, text)."""
 
-    def __init__(self, path: Path | str, problems: Sequence[tuple[int, str]]) -> None:
+    def __init__(self, path: Path | str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         shown = [f"  line {line}: {text}" for line, text in self.problems[:SHOWN_PROBLEMS]]
         if len(self.problems) > SHOWN_PROBLEMS:
@@ -85,11 +88,12 @@ def id_problem(name: Any) -> str | None:
     return None
 
 
-def read_manifest(path: Path | str, fields: Iterable[str]) -> list[ManifestRow]:
+def read_manifest(path: Path | str, fields: Iterable[str], problems: list[Problem] | None = None) -> list[ManifestRow]:
     """Read and check a JSON lines manifest.
 
-    Args: `fields` are the names that rows may have besides `id`.
-    Returns: the rows in file order; blank lines are skipped.
+    Args: `fields` are the names that rows may have besides `id`. A list of `problems` takes the findings that are
+    otherwise raised, so that more can be found in the good rows.
+    Returns: the good rows in file order; blank lines are skipped.
     Raises: DataError when the file cannot be read or holds no rows; ManifestError naming the lines with broken
     JSON, missing, duplicate, wrongly typed or unsafe ids, and unknown fields.
     """
@@ -105,45 +109,44 @@ def read_manifest(path: Path | str, fields: Iterable[str]) -> list[ManifestRow]:
                 reader.add(raw)
     except OSError as error:
         raise DataError(f"cannot read the manifest {path}: {error.strerror or error}") from error
-    if reader.problems:
+    if reader.problems and problems is None:
         raise ManifestError(path, reader.problems)
-    if not reader.rows:
+    if not reader.rows and not reader.problems:
         raise DataError(f'the manifest {path} has no rows; write one JSON object a line, such as {{"id": "a", ...}}')
+    if problems is not None:
+        problems += reader.problems
     return reader.rows
 
 
-def check_rows(path: Path | str, rows: Iterable[ManifestRow], validate: Callable[[ManifestRow], Any]) -> dict[str, Any]:
+def check_rows(
+    rows: Iterable[ManifestRow], validate: Callable[[ManifestRow], Any], problems: list[Problem]
+) -> dict[str, Any]:
     """Turn every row into the task's request.
 
-    Returns: id -> request. Raises: ManifestError with the line of every row that `validate` refused by a GenmmError.
+    Returns: id -> request. `problems` takes the line of every row that `validate` refused by a GenmmError.
     """
     requests: dict[str, Any] = {}
-    problems: list[tuple[int, str]] = []
     for row in rows:
         try:
             requests[row.id] = validate(row)
         except GenmmError as error:
             problems.append((row.line, str(error)))
-    if problems:
-        raise ManifestError(path, problems)
     return requests
 
 
-def check_stems(path: Path | str, rows: Sequence[ManifestRow], stems: Mapping[str, Sequence[str]]) -> None:
-    """Make sure that no two items write one file. Args: `stems` is id -> names of its files without suffix.
+def check_stems(rows: Iterable[ManifestRow], stems: Mapping[str, Sequence[str]], problems: list[Problem]) -> None:
+    """Make sure that no two items write one file.
 
-    Raises: ManifestError with the line of every row whose files another row would write too.
+    Args: `stems` is id -> names of its files without suffix; `problems` takes the line of every row whose files another
+    row would write too.
     """
     owners: dict[str, ManifestRow] = {}
-    problems: list[tuple[int, str]] = []
     for row in rows:
         for stem in stems[row.id]:
             other = owners.setdefault(_on_disk(stem), row)
             if other is not row:
                 text = f"id {_short(row.id)} and id {_short(other.id)} on line {other.line} would both write {stem!r}"
                 problems.append((row.line, f"{text}; rename one"))
-    if problems:
-        raise ManifestError(path, problems)
 
 
 def _on_disk(name: str) -> str:
@@ -158,7 +161,7 @@ class _Reader:
         self.allowed, self.folder = allowed, folder
         self.line = 0
         self.rows: list[ManifestRow] = []
-        self.problems: list[tuple[int, str]] = []
+        self.problems: list[Problem] = []
         self._first_line_of: dict[str, tuple[str, int]] = {}
 
     def note(self, problem: str) -> None:

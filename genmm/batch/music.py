@@ -65,6 +65,7 @@ class MusicTask:
         "negative_text": "what it should not be",
         "settings": 'object with further music settings, such as {"guidance": 2.0, "steps": 32}',
     }
+    one_by_one: ClassVar[bool] = True
     examples: ClassVar[str] = """\
 manifest:
   {"id": "intro", "text": "calm piano, 90 bpm", "seconds": 12}
@@ -139,6 +140,10 @@ examples:
     def cost(self, request: MusicWork) -> float:
         """Seconds of new music; time grows with them."""
         return request.seconds
+
+    def sources(self, request: MusicWork) -> tuple[Path, ...]:
+        """The recording to work on, where there is one."""
+        return () if request.source is None else (request.source,)
 
     def stems(self, name: str, request: MusicWork) -> tuple[str, ...]:
         """File names of an item without suffix: its id, or for several descriptions one name each."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import genmm
 from genmm.batch.execute import Job
-from genmm.batch.manifest import ManifestRow, check_rows, check_stems, read_manifest
-from genmm.batch.task import BatchItem, BatchTask, row_fields
+from genmm.batch.manifest import ManifestError, ManifestRow, Problem, check_rows, check_stems, read_manifest
+from genmm.batch.task import BatchItem, BatchTask, item_stems, row_fields
 from genmm.core.seeds import check_seed, derive_seed
 
 COST_WINDOW = 16
@@ -30,6 +30,8 @@ class Plan:
     """id -> digest of the row, in manifest order."""
     seed: int
     """Run seed."""
+    manifest: Path
+    """The file that it was read from."""
 
     def job(self, name: str) -> Job:
         """The work for one id, with the row's own seed or the one derived from the run seed."""
@@ -44,17 +46,21 @@ def make_plan(task: BatchTask, manifest: Path | str, seed: int = 0) -> Plan:
     Raises: DataError; ManifestError (a ConfigError) naming every bad line; UsageError for a bad run seed.
     """
     seed = check_seed(seed)
-    rows = read_manifest(manifest, row_fields(task))
+    problems: list[Problem] = []
+    rows = read_manifest(manifest, row_fields(task), problems)
 
     def validate(row: ManifestRow) -> Any:
         if row.fields.get("seed") is not None:
             check_seed(row.fields["seed"])
         return task.validate(row)
 
-    requests = check_rows(manifest, rows, validate)
-    if stems := getattr(task, "stems", None):
-        check_stems(manifest, rows, {name: stems(name, request) for name, request in requests.items()})
-    return Plan({row.id: row for row in rows}, requests, {row.id: row.digest() for row in rows}, seed)
+    requests = check_rows(rows, validate, problems)
+    stems = {name: item_stems(task, name, request) for name, request in requests.items()}
+    check_stems([row for row in rows if row.id in stems], stems, problems)
+    if problems:
+        raise ManifestError(manifest, sorted(problems, key=lambda problem: problem[0]))
+    digests = {row.id: row.digest() for row in rows}
+    return Plan({row.id: row for row in rows}, requests, digests, seed, Path(manifest))
 
 
 def fingerprint_of(task: BatchTask, seed: int) -> dict[str, Any]:

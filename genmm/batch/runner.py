@@ -21,6 +21,7 @@ from genmm.batch.folder import RunFolder
 from genmm.batch.plan import Plan, error_limit, fingerprint_of, gather_by_cost, make_plan
 from genmm.batch.results_log import DONE, FAILED, Record, append_records
 from genmm.batch.shards import Shard
+from genmm.batch.targets import check_item_files
 from genmm.batch.task import BatchTask
 from genmm.core.devices import choose_device
 from genmm.core.errors import Cancelled, UsageError
@@ -83,15 +84,16 @@ def run_batch(
         seed: run seed in [0, 2**63); an item's seed is derived from it and the id unless its row has one.
         shard: "i/n" or Shard: work on every n-th row only; all shards together make the same as one run.
         workers: processes (local) or actors (Ray), at least 1; with several GPUs each takes its own.
-        batch_size: items made together, at least 1; halved when memory runs out.
+        batch_size: items made together, at least 1; halved when memory runs out. Tasks that make one item after
+            another (video, highlight, music) keep each as soon as it is made, whatever is given here.
         retry_failed: try items again that failed in an earlier run.
         max_errors: give up when more items than this failed in this run; a fraction below 1 is a share of the items
             to do. None never gives up.
         on_event: called with Progress after every batch, and with Finished(report).
         cancel: stops at once; the batch in flight is not kept. stop: finishes the batch in flight, then stops.
     Returns: the report; a run that stopped early says why in it.
-    Raises: GenmmError for wrong usage, a bad manifest, a folder of another run or in use; RunStoppedError when the
-        disk refuses. Finished items are safe in every case.
+    Raises: GenmmError for wrong usage, a bad manifest, a folder of another run or in use, files in the way that this
+        run did not make; RunStoppedError when the disk refuses. Finished items are safe in every case.
     """
     _check_numbers(workers, batch_size, max_errors)
     run = BatchRun(
@@ -134,6 +136,7 @@ def check_batch(
     plan, folder = make_plan(task, manifest, seed), RunFolder(out_dir, _shard(shard))
     folder.check(fingerprint_of(task, plan.seed))
     run = BatchRun(task=task, plan=plan, folder=folder, batch_size=batch_size)
+    run.check_files()
     run.refresh(retry_failed=False)
     return plan, run.report()
 
@@ -178,6 +181,10 @@ class BatchRun:
     made: int = 0
     errors: int = 0
 
+    def __post_init__(self) -> None:
+        if getattr(self.task, "one_by_one", False):
+            self.batch_size = 1
+
     @property
     def mine(self) -> list[str]:
         """Ids of this shard in manifest order."""
@@ -189,9 +196,20 @@ class BatchRun:
         return gather_by_cost([self.plan.job(name) for name in self.pending], self.task, self.batch_size)
 
     def open(self) -> None:
-        """Bind the folder to this run without taking it. Raises: ConfigError when it belongs to another run."""
+        """Bind the folder to this run without taking it.
+
+        Raises: ConfigError when it belongs to another run, or when files are in the way; then nothing is changed.
+        """
+        fingerprint = fingerprint_of(self.task, self.plan.seed)
+        self.folder.check_owner(fingerprint)
+        self.check_files()
         self.folder.prepare()
-        self.folder.claim(fingerprint_of(self.task, self.plan.seed))
+        self.folder.claim(fingerprint)
+
+    def check_files(self) -> None:
+        """See whether the items to do replace nothing but files of this run. Raises: ManifestError."""
+        self.refresh(retry_failed=self.retry_failed)
+        check_item_files(self.task, self.plan, self.folder, self.pending)
 
     def work(self, results: Results) -> BatchReport:
         """Take the folder, log the batches that `results` yields, leave one line per id, merge when all is done."""

@@ -124,6 +124,10 @@ examples:
         """Characters: time and memory grow with them."""
         return len(request.text)
 
+    def sources(self, request: SpeechJob) -> tuple[Path, ...]:
+        """The recording of the voice, where it is one."""
+        return (request.voice.path,) if isinstance(request.voice, VoiceFile) else ()
+
     def fingerprint(self) -> dict[str, Any]:
         """Model, voice, settings and format; not the device."""
         voice = self._default_voice

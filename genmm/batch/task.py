@@ -45,6 +45,9 @@ class BatchTask(Protocol):
 
     A task whose items may become several media each also has `stems(id, request)`: the names of an item's files without
     suffix, each the id or the id, "_" and more. The runner refuses manifests where two items would share a file.
+    A task whose rows name files to read also has `sources(request)`: their absolute paths. No item replaces them.
+    A task whose `run` makes one item after another sets `one_by_one = True`: its batches are of one item, so that each
+    is kept as soon as it is made.
     """
 
     name: str
@@ -92,6 +95,12 @@ def task_class(name: str) -> type[BatchTask]:
         raise UsageError(f"there is no batch task {name!r}; choose one of: {', '.join(sorted(TASKS))}")
     module, _, attribute = TASKS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def item_stems(task: BatchTask, name: str, request: Any) -> tuple[str, ...]:
+    """Names without suffix of the files of one item."""
+    stems = getattr(task, "stems", None)
+    return tuple(stems(name, request)) if stems else (name,)
 
 
 def on_device(task: BatchTask, device: str) -> BatchTask:

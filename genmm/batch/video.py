@@ -46,6 +46,7 @@ class VideoTask:
         "start_s": "from this second on",
         "end_s": "up to this second",
     }
+    one_by_one: ClassVar[bool] = True
     examples: ClassVar[str] = """\
 manifest:
   {"id": "intro", "video": "films/intro.mp4"}
@@ -90,8 +91,11 @@ examples:
         if not self.allow_files:
             raise UsageError("names a file, which is not allowed here")
         path = (row.folder / Path(name).expanduser()).resolve()
+        if path.is_dir():
+            raise UsageError(f"{name!r} in {row.folder} is a folder; write the path of one video file")
         if not path.is_file():
             raise UsageError(f"there is no file {name!r} in {row.folder}")
+        from genmm.media.frame_times import MAX_FPS
         from genmm.systems.vqtoken.pipeline import budget_of, check_times
         from genmm.systems.vqtoken.reducer import check_budget
 
@@ -99,15 +103,20 @@ examples:
         check_budget(self.method, budget)
         start_s, end_s = given.get("start_s", 0.0), given.get("end_s")
         check_times({"fps": self.fps, "start_s": start_s, "end_s": end_s})
-        if self.fps is not None and self.fps <= 0:
-            raise UsageError(f"fps must be above 0, got {self.fps}")
+        if self.fps is not None and not 0 < self.fps <= MAX_FPS:
+            raise UsageError(f"fps must be above 0 and at most {MAX_FPS:g}, got {self.fps:g}")
         if start_s < 0 or (end_s is not None and end_s <= start_s):
-            raise UsageError(f"start_s must be at least 0 and end_s behind it, got {start_s:g} and {end_s}")
+            until = "the end" if end_s is None else f"{end_s:g}"
+            raise UsageError(f"start_s must be at least 0 and end_s behind it, got {start_s:g} and {until}")
         return VideoJob(path, budget, float(start_s), None if end_s is None else float(end_s))
 
     def cost(self, request: VideoJob) -> float:
         """Bytes of the file: time grows with them."""
         return float(request.path.stat().st_size)
+
+    def sources(self, request: VideoJob) -> tuple[Path, ...]:
+        """The video."""
+        return (request.path,)
 
     def fingerprint(self) -> dict[str, Any]:
         """Model, reducer, budget, rate and format; not the device."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import json
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ __all__ = [
     "append_line",
     "atomic_path",
     "check_target",
+    "check_targets",
+    "free_name",
     "parse_json",
     "read_json",
     "safe_stem",
@@ -64,13 +68,19 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise OSError(f"{target} was written, but is not there as written; another program may have changed it")
 
 
-def check_target(target: str | os.PathLike[str]) -> Path:
+def check_target(
+    target: str | os.PathLike[str], *, sources: Iterable[str | os.PathLike[str]] = (), several: bool = False
+) -> Path:
     """Give back the path of a file that is to be written later; long work asks before it begins.
 
-    Raises: UsageError when it is a folder, when a file stands where a folder is needed, or when nothing can be written
-    there. Folders that are missing are not made.
+    `sources` are the files that the work reads; `several` says that <stem>_1, <stem>_2 and so on may be written too.
+    Raises: UsageError when it is a folder or a source, when a file stands where a folder is needed, or when nothing can
+    be written there. Folders that are missing are not made.
     """
     target = Path(target)
+    for source in map(Path, sources):
+        if _takes_its_place(target, source, several):
+            raise UsageError(f"{target} would take the place of {source}, which is read; write to another file")
     if target.is_dir():
         raise UsageError(f"{target} is a folder; give the name of a file in it")
     folder = next(path for path in (target.absolute().parent, *target.absolute().parents) if path.exists())
@@ -85,6 +95,41 @@ def check_target(target: str | os.PathLike[str]) -> Path:
             f"{target} cannot be written: nothing can be made in {folder} ({error.strerror}); choose another folder"
         ) from error
     return target
+
+
+def check_targets(targets: Iterable[str | os.PathLike[str]], *, sources: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """`check_target` for several files of one run. Raises: UsageError also when two of them are the same file."""
+    seen: dict[Path, Path] = {}
+    sources = list(sources)
+    for target in map(Path, targets):
+        check_target(target, sources=sources)
+        if seen.setdefault(target.resolve(), target) is not target:
+            raise UsageError(
+                f"{target} is named twice, and one result would take the place of the other; use two names"
+            )
+
+
+def _takes_its_place(target: Path, source: Path, several: bool) -> bool:
+    target, source = target.resolve(), source.resolve()
+    if target == source or (target.exists() and source.exists() and target.samefile(source)):
+        return True
+    is_beside = (target.parent, target.suffix) == (source.parent, source.suffix)
+    return several and is_beside and re.fullmatch(rf"{re.escape(target.stem)}_\d+(_.*)?", source.stem) is not None
+
+
+def free_name(path: str | os.PathLike[str]) -> Path:
+    """The path, or <stem>-2, <stem>-3 and so on: the first at which no result, numbered results or recipe lie.
+
+    For results that nobody named, so that the next does not take the place of the last.
+    """
+    path = Path(path)
+    names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in itertools.count(1))
+    return next(name for name in names if not _is_used(name))
+
+
+def _is_used(path: Path) -> bool:
+    numbered = path.parent.glob(f"{glob.escape(path.stem)}_1[._]*")
+    return path.exists() or path.with_suffix(".json").exists() or next(numbered, None) is not None
 
 
 def _mode_of_new_files(path: Path) -> int:

@@ -30,3 +30,49 @@ def test_a_target_below_a_file_is_refused_at_once(line, tmp_path, capsys, monkey
     assert main([word.format(file="notes.txt", film="film.mp4") for word in line]) == 2
     assert "notes.txt is a file, not a folder" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["speak", "one", "--voice", "{a}.wav", "-o", "{a}.wav"],
+        ["edit", "{a}.wav", "organ", "-o", "{a}.wav"],
+        ["edit", "{a}_2.wav", "organ", "--takes", "2", "-o", "{a}.wav"],
+        ["edit", "{a}_1_organ.wav", "organ", "--then", "choir", "-o", "{a}.wav"],
+        ["extend", "{a}.wav", "piano", "-o", "./{a}.wav"],
+        ["draw", "heart", "--edit", "{a}.png", "-o", "{a}.png"],
+        ["draw", "--edit", "b.png", "--towards", "{a}_1.png", "-n", "3", "-o", "{a}.png"],
+        ["tokenize-image", "b.png", "{a}.png", "--map", "{a}.png"],
+        ["tokenize-image", "{a}.png", "-o", "{a}.png"],
+        ["tokenize", "{a}.mp4", "--overlay", "{a}.mp4"],
+        ["highlight", "{a}.mp4", "-o", "{a}.mp4"],
+    ],
+    ids=" ".join,
+)
+def test_no_command_writes_over_what_it_reads(line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("genmm.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    names = [f"{stem}{suffix}" for stem in ("a", "a_1", "a_2", "a_1_organ", "b") for suffix in (".wav", ".png", ".mp4")]
+    for name in names:
+        Path(name).write_text(name)
+    assert main([word.format(a="a") for word in line]) == 2
+    assert "would take the place of" in capsys.readouterr().err
+    assert all(Path(name).read_text() == name for name in names)
+    assert len(list(tmp_path.iterdir())) == len(names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["tokenize-image", "film.png", "--map", "m.png", "--reconstruct", "m.png"],
+        ["highlight", "film.mp4", "-o", "a.mp4", "--json", "x.csv", "--csv", "x.csv"],
+    ],
+    ids=" ".join,
+)
+def test_two_results_of_one_name_are_refused(line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("genmm.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    for name in ("film.mp4", "film.png"):
+        Path(name).write_bytes(b"never read")
+    assert main(line) == 2
+    assert "named twice" in capsys.readouterr().err

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tone_task import ToneTask
 
 from genmm.batch.manifest import MAX_ID_BYTES, ManifestError, check_rows, id_problem, read_manifest
+from genmm.batch.plan import make_plan
 from genmm.core.errors import DataError, UsageError
 
 FIELDS = ("text", "voice", "seed")
@@ -113,10 +115,18 @@ def test_task_errors_are_gathered_with_their_lines(tmp_path):
             raise UsageError("the text is empty")
         return row.fields["text"]
 
-    with pytest.raises(ManifestError) as caught:
-        check_rows("in.jsonl", rows, validate)
-    assert caught.value.problems == ((1, "the text is empty"), (3, "the text is empty"))
-    assert check_rows("in.jsonl", rows[1:2], validate) == {"b": "x"}
+    found = []
+    assert check_rows(rows, validate, found) == {"b": "x"}
+    assert found == [(1, "the text is empty"), (3, "the text is empty")]
+
+
+def test_bad_lines_and_bad_values_are_told_in_one_round_in_order(tmp_path):
+    lines = ['{"id": "a", "hertz": 1}', '{"id": "a"}', "{", '{"id": "b", "seed": -1}', '{"id": "c", "herz": 9}']
+    with pytest.raises(ManifestError, match="5 problems") as caught:
+        make_plan(ToneTask(), manifest(tmp_path, *lines, '{"id": "d"}'))
+    assert [line for line, _ in caught.value.problems] == [1, 2, 3, 4, 5]
+    with pytest.raises(ManifestError, match="line 1: not one JSON object"):
+        make_plan(ToneTask(), manifest(tmp_path, "{"))
 
 
 def test_digest_depends_on_the_fields_and_not_on_their_order(tmp_path):

@@ -13,7 +13,7 @@ from tone_task import ToneTask
 from genmm.batch.execute import RunStoppedError
 from genmm.batch.manifest import ManifestError
 from genmm.batch.runner import run_batch
-from genmm.batch.task import BatchTask, on_device
+from genmm.batch.task import TASKS, BatchTask, on_device, task_class
 from genmm.core.errors import ConfigError, DataError, UsageError
 from genmm.core.events import CancelToken, Finished, Progress
 from genmm.core.seeds import derive_seed
@@ -148,6 +148,22 @@ def test_failed_items_are_tried_again_unless_told_not_to(tmp_path):
     report = run_batch(task, tmp_path / "in.jsonl", tmp_path / "out")
     assert (report.failed, report.made, report.done, report.exit_code) == (0, 2, 6, 0)
     assert [line["status"] for line in records(tmp_path / "out")] == ["done"] * 6
+
+
+class OneByOne(ToneTask):
+    one_by_one = True
+
+
+def test_tasks_that_make_one_item_after_another_keep_each_when_it_is_made(tmp_path, manifest):
+    def interrupt(event):
+        if isinstance(event, Progress) and event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(OneByOne(), manifest, tmp_path / "out", on_event=interrupt)
+    assert len(records(tmp_path / "out")) == 3
+    kinds = {name for name in TASKS if getattr(task_class(name), "one_by_one", False)}
+    assert kinds == {"video", "highlight", "music"}
 
 
 def test_too_little_memory_halves_the_batch_and_says_so(tmp_path, manifest):

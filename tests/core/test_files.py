@@ -17,6 +17,8 @@ from genmm.core.files import (
     append_line,
     atomic_path,
     check_target,
+    check_targets,
+    free_name,
     read_json,
     safe_stem,
     write_bytes,
@@ -85,6 +87,31 @@ def test_a_target_is_tried_before_the_work_and_nothing_is_left(tmp_path):
     with pytest.raises(UsageError, match="plain is a file, not a folder"):
         check_target(tmp_path / "plain" / "below" / "a.wav")
     assert [path.name for path in tmp_path.rglob("*")] == ["plain"]
+
+
+def test_what_is_read_is_no_target(tmp_path):
+    (tmp_path / "in.wav").write_text("x")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "in.wav")
+    (tmp_path / "hard.wav").hardlink_to(tmp_path / "in.wav")
+    for name in ("in.wav", "link.wav", "hard.wav", "new/../in.wav"):
+        with pytest.raises(UsageError, match="would take the place of"):
+            check_target(tmp_path / name, sources=[tmp_path / "in.wav"])
+    numbered = tmp_path / "out_3.wav"
+    assert check_target(tmp_path / "out.wav", sources=[numbered]) == tmp_path / "out.wav"
+    with pytest.raises(UsageError, match="would take the place of"):
+        check_target(tmp_path / "out.wav", sources=[numbered], several=True)
+    check_target(tmp_path / "out.flac", sources=[numbered, tmp_path / "outer_3.flac"], several=True)
+    with pytest.raises(UsageError, match="named twice"):
+        check_targets([tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "c" / ".." / "a.csv"])
+
+
+def test_a_free_name_keeps_earlier_results(tmp_path):
+    wanted = tmp_path / "speech.wav"
+    assert free_name(wanted) == wanted
+    for taken in ("speech.wav", "speech-2_1.wav", "speech-3.json", "speech-4_1_organ.flac"):
+        (tmp_path / taken).touch()
+    (tmp_path / "speech-5_10.wav").touch()  # somebody's own
+    assert free_name(wanted) == tmp_path / "speech-5.wav"
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no files, as /proc on Linux")
