@@ -11,6 +11,9 @@ from app.commands.tokenize import add_model_options, checked_video, load_video_m
 from genmm.core.errors import DataError, UsageError
 from genmm.systems.vqtoken.methods import BLOCKS
 
+MOST_WORDS = 2048
+"""Longest answer that may be asked for."""
+USUAL_WORDS = 128
 DESCRIPTION = """\
 Answer a question about a video from its few tokens. The embedded model knows simple
 scenes of moving shapes and a closed set of questions; a pulled language model
@@ -28,11 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("video", help="video file, or its tokens as .gmvq (genmm tokenize)")
     parser.add_argument("question", help="what you want to know")
     parser.add_argument(
-        "--tokens", default=None, metavar="N", help="tokens of the video, or adaptive; default: model's"
+        "--tokens", metavar="N", help="1 to 1024, adaptive, explained, knee or silhouette; default: the model's"
     )
-    parser.add_argument(
-        "--max-words", type=int, default=128, metavar="N", help="longest answer of a language model (128)"
-    )
+    told = f"longest answer of a language model, 1 to {MOST_WORDS}; default: {USUAL_WORDS}"
+    parser.add_argument("--max-words", type=int, metavar="N", help=told)
     parser.add_argument(
         "--block",
         choices=list(BLOCKS),
@@ -48,17 +50,21 @@ def run(args: argparse.Namespace) -> int:
     if video.suffix.lower() == ".safetensors":
         packed = f"genmm tokenize VIDEO -o {video.stem}.gmvq"
         raise UsageError(f"{video.name} cannot be asked; take the video, or its packed tokens: {packed}")
+    if args.max_words is not None and not 1 <= args.max_words <= MOST_WORDS:
+        raise UsageError(f"--max-words is 1 to {MOST_WORDS}, got {args.max_words}; {USUAL_WORDS} is usual")
     pipeline = load_video_model(args)
     packed = _unpacked(pipeline, video, args) if video.suffix.lower() == ".gmvq" else None
     if hasattr(pipeline, "answer_stream"):
         return _stream(pipeline, video if packed is None else packed, args)
     if args.block is not None:
         raise UsageError(f"--block is for language models; {pipeline.name} has one block, which it was trained with")
+    if args.max_words is not None:
+        raise UsageError(f"--max-words is for language models; {pipeline.name} gives short answers; leave it out")
     answerer = pipeline.answerer
     if answerer is not None:
         answerer.encode([args.question])  # before the video is read
     tokens = args.tokens or (answerer.config.tokens if answerer is not None else 32)
-    seen = pipeline.tokenize(video, tokens=tokens).reduced if packed is None else packed
+    seen = _read(pipeline, video, tokens) if packed is None else packed
     answer = pipeline.answer(seen, args.question)
     tokens, cells = int(seen.num_tokens[0]), int((seen.index_map >= 0).sum())
     if args.json:
@@ -69,6 +75,22 @@ def run(args: argparse.Namespace) -> int:
         print(answer.text)
         print(f"genmm: {100 * answer.confidence:.0f} % sure, from {tokens} of {cells} tokens", file=sys.stderr)
     return 0
+
+
+def _read(pipeline, video: Path, tokens: int | str):  # noqa: ANN001, ANN202 - no imports of torch here
+    """The reduced video of a file, with progress and notes on stderr."""
+    from app.progress import ProgressDisplay
+
+    with ProgressDisplay("reading the video") as show:
+        made = pipeline.tokenize(video, tokens=tokens, on_event=show)
+    _tell_notes(made.notes)
+    return made.reduced
+
+
+def _tell_notes(notes: tuple[str, ...]) -> None:
+    """Say on stderr what was unusual about a video."""
+    for note in notes:
+        print(f"genmm: {note}", file=sys.stderr)
 
 
 def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, ANN202 - no imports of torch here
@@ -84,10 +106,18 @@ def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, 
 
 
 def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
-    """Print the words of a language model as they come."""
+    """Print the words of a language model as they come; a path is read first."""
+    if isinstance(video, Path):
+        from app.progress import ProgressDisplay
+
+        notes: list[str] = []
+        with ProgressDisplay("reading the video") as show:
+            options = {"tokens": args.tokens, "block": args.block}
+            video = pipeline.watch(video, **options, on_event=show, on_notes=notes.extend)
+        _tell_notes(tuple(notes))
     said = []
-    options = {"tokens": args.tokens, "block": args.block, "max_new_tokens": args.max_words}
-    for piece in pipeline.answer_stream(video, args.question, **options):
+    words = USUAL_WORDS if args.max_words is None else args.max_words
+    for piece in pipeline.answer_stream(video, args.question, max_new_tokens=words):
         said.append(piece)
         if not args.json:
             print(piece, end="", flush=True)

@@ -62,7 +62,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
     add = _action(actions, "add", "add videos, or bring them up to date", ADD)
     add.add_argument("videos", nargs="+", help="video files")
-    add.add_argument("--tokens", default="adaptive", metavar="N", help="tokens of a moment, or adaptive (adaptive)")
+    told = "of a moment: 1 to 1024, adaptive, explained, knee or silhouette; default: adaptive"
+    add.add_argument("--tokens", default="adaptive", metavar="N", help=told)
     add.add_argument("--moment", type=float, default=4.0, metavar="S", help="seconds of a moment (4)")
     search = _action(actions, "search", "find moments like a clip or a picture", SEARCH)
     search.add_argument("query", help="video or picture")
@@ -82,6 +83,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked."""
+    if not args.index.strip():
+        raise UsageError(f"--index is {args.index!r}; name a folder, such as --index my-index")
     return {"add": _add, "search": _search, "list": _list, "remove": _remove}[args.action](args)
 
 
@@ -99,6 +102,7 @@ def _add(args: argparse.Namespace) -> int:
                 print(f"genmm: {path} was left out: it {why}", file=sys.stderr)
                 failed += 1
                 continue
+            is_known = index.holds(path)
             try:
                 fresh = index.add(pipeline, path, tokens=args.tokens, moment_s=args.moment, on_event=show)
             except UsageError:
@@ -107,20 +111,28 @@ def _add(args: argparse.Namespace) -> int:
                 print(f"genmm: {path} was left out: {error}", file=sys.stderr)
                 failed += 1
                 continue
-            print(f"{'added' if fresh else 'unchanged'} {path}")
+            print(f"{'unchanged' if not fresh else 'updated' if is_known else 'added'} {path}")
             for note in index.notes:
                 print(f"note: {path}: {note}")
     return 3 if failed else 0
 
 
 def _search(args: argparse.Namespace) -> int:
+    from app.progress import ProgressDisplay
     from genmm.systems.vqtoken.search import VideoIndex, query_set
 
+    for option, value in (("--top", args.top), ("--per-video", args.per_video)):
+        if value < 1:
+            raise UsageError(f"{option} must be at least 1, got {value}")
     checked_video(args.query)
     VideoIndex.open(args.index)  # says so when there is none, before a model is loaded
     pipeline = load_video_model(args)
     index = VideoIndex.open(args.index, pipeline.encoder_fingerprint)
-    query = query_set(pipeline, args.query)
+    notes: list[str] = []
+    with ProgressDisplay("reading the query") as show:
+        query = query_set(pipeline, args.query, on_event=show, on_notes=notes.extend)
+    for note in notes:
+        print(f"genmm: {note}", file=sys.stderr)
     for hit in index.search(query, top=args.top, per_video=args.per_video, pooled=args.pooled):
         if args.json:
             print(json.dumps(hit.__dict__))

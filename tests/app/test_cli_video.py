@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from app import progress
 from app.cli import main
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from datamodules.video_qa import ANSWERS, WORDS
@@ -68,6 +70,9 @@ def test_tokenize_writes_tokens_recipe_and_overlay(model, films, tmp_path, capsy
         (["--tokens", "²"], "1 to 1024, adaptive"),
         (["--tokens", "9" * 5000], "1 to 1024, adaptive"),
         (["--fps", "0"], "fps must be above 0"),
+        (["--fps", "1e9"], "fps must be at most 240 and not below 0, got 1000000000.0"),
+        (["--fps", "nan"], "fps must be a finite number, got 'nan'"),
+        (["--end", "1e9"], "end_s must be at most 1,000,000"),
         (["-o", "out.txt"], "change the suffix"),
         (["--overlay", "map.gif"], "an overlay is a video"),
         (["--start", "9"], "no picture from 9 s to its end; it is 1.0 s long"),
@@ -151,6 +156,63 @@ def test_an_index_from_empty_to_search(model, films, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["videos"] == 1
 
 
+def test_a_video_that_has_changed_is_updated(model, films, tmp_path, capsys):
+    film = tmp_path / "film.mp4"
+    given = ["index", "add", str(film), "--index", str(tmp_path / "index"), *options(model)]
+    for source, said in ((films[0], "added"), (films[0], "unchanged"), (films[1], "updated")):
+        if said != "unchanged":
+            film.write_bytes(source.read_bytes())
+        assert main(given) == 0 and capsys.readouterr().out.startswith(f"{said} {film}\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["search", "QUERY", "--index", ""], "--index is ''; name a folder"),
+        (["add", "QUERY", "--index", " "], "--index is ' '; name a folder"),
+        (["search", "QUERY", "--index", "i", "--top", "0"], "--top must be at least 1, got 0"),
+        (["search", "QUERY", "--index", "i", "--per-video", "-2"], "--per-video must be at least 1, got -2"),
+    ],
+)
+def test_what_an_index_cannot_do_is_said_before_a_model_is_loaded(films, tmp_path, capsys, monkeypatch, more, text):
+    monkeypatch.chdir(tmp_path)
+    more = [str(films[0]) if word == "QUERY" else word for word in more]
+    assert main(["index", *more, "--model", "no-such-model"]) == 2
+    assert text in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_words_are_counted_for_language_models_only(model, films, capsys):
+    asked = ["ask", str(films[0]), "how many squares are there", "--max-words"]
+    for number in ("0", "-5", "1000000000"):
+        assert main([*asked, number, "--model", "no-such-model"]) == 2
+        assert f"--max-words is 1 to 2048, got {number}" in capsys.readouterr().err
+    assert main([*asked, "9", *options(model)]) == 2
+    assert "--max-words is for language models" in capsys.readouterr().err
+
+
+def test_a_language_model_reads_with_progress_before_its_words(films, capsys, monkeypatch):
+    from app.commands import ask
+
+    class Writer:
+        def watch(self, video, *, tokens, block, on_event, on_notes):
+            on_notes(("the video is incomplete",))
+            return video, tokens, block
+
+        def answer_stream(self, video, question, *, max_new_tokens):
+            yield from (f"{video[1]} tokens, ", f"{max_new_tokens} words")
+
+    monkeypatch.setattr(ask, "load_video_model", lambda args: Writer())
+    assert main(["ask", str(films[0]), "what is this", "--tokens", "5"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "5 tokens, 128 words\n" and "genmm: the video is incomplete" in said.err
+
+
+@pytest.mark.parametrize("command", [["ask"], ["index", "add"]])
+def test_the_help_names_every_rule_of_tokens(command, capsys):
+    assert main([*command, "--help"]) == 0
+    assert "adaptive, explained, knee or silhouette" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_broken_video_is_left_out_and_counted(model, films, tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -165,11 +227,30 @@ def test_a_broken_video_is_left_out_and_counted(model, films, tmp_path, capsys):
     assert said.out.count("added") == 1
 
 
-def test_an_incomplete_video_and_one_that_is_gone_are_said(model, films, tmp_path, capsys):
+def cut_off(folder: Path) -> Path:
+    """The first two thirds of the bytes of a video of 6 s."""
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 64, 3), dtype=np.uint8)
-    film = write_video(tmp_path / "whole.mp4", list(noise), 8, preset="ultrafast")
-    part = tmp_path / "part.mp4"
+    film = write_video(folder / "whole.mp4", list(noise), 8, preset="ultrafast")
+    part = folder / "part.mp4"
     part.write_bytes(film.read_bytes()[: film.stat().st_size * 2 // 3])
+    return part
+
+
+def test_an_incomplete_video_is_said_by_ask_and_search(model, films, tmp_path, capsys, monkeypatch):
+    part, index = cut_off(tmp_path), ["--index", str(tmp_path / "index")]
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "ProgressDisplay", partial(progress.ProgressDisplay, bar_after_s=-1.0))
+    assert main(["index", "add", str(films[0]), *index, *options(model)]) == 0
+    capsys.readouterr()
+    for given in (["ask", str(part), "how many squares are there"], ["index", "search", str(part), *index]):
+        assert main([*given, *options(model)]) == 0
+        said = capsys.readouterr()
+        assert "incomplete" in said.err and "reading the" in said.err and "s of video" in said.err
+        assert "incomplete" not in said.out and "reading" not in said.out
+
+
+def test_an_incomplete_video_and_one_that_is_gone_are_said(model, films, tmp_path, capsys):
+    part = cut_off(tmp_path)
     index = ["--index", str(tmp_path / "index")]
     assert main(["index", "add", str(part), str(films[0]), *index, *options(model)]) == 0
     said = capsys.readouterr().out
@@ -240,8 +321,8 @@ def test_rows_of_a_batch_are_checked_before_the_model_is_loaded(tmp_path, films)
     for broken in (VideoTask(fps=0.0), VideoTask(fps=float("nan")), VideoTask(method="pool")):
         with pytest.raises(UsageError, match=r"fps|fixed number"):
             broken.validate(fine)
-    for times in ({"end_s": 1e999}, {"start_s": 10**400}):
-        with pytest.raises(UsageError, match="must be a number"):
+    for times, text in (({"end_s": 1e999}, "a finite number"), ({"start_s": 10**400}, "at most 1,000,000")):
+        with pytest.raises(UsageError, match=text):
             task.validate(replace(fine, fields={**fine.fields, **times}))
     with pytest.raises(UsageError, match="not allowed"):
         VideoTask(allow_files=False).validate(rows[2])

@@ -23,7 +23,7 @@ from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken import sampling
 from genmm.systems.vqtoken.encoders import FunctionEncoder, frame_size
 from genmm.systems.vqtoken.overlay import overlay, overlay_frame, smoothed, token_colours
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, stored_budget
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, end_of, stored_budget
 from genmm.systems.vqtoken.reduced import ReducedVideo, from_map
 from genmm.systems.vqtoken.reducer import reduce
 from genmm.systems.vqtoken.windows import WindowMerger
@@ -154,6 +154,36 @@ class _Bare:
 def test_a_part_of_a_video(pipeline, long_clip):
     made = pipeline.tokenize(long_clip, tokens=4, start_s=2.0, end_s=3.0)
     assert made.times_s.tolist() == [2.0, 2.25, 2.5, 2.75] and made.seconds == pytest.approx(1.0)
+
+
+def test_no_more_seconds_than_the_video_has(pipeline, clip):
+    for options, seconds in (
+        ({"fps": 0.001}, 1.5),
+        ({"fps": 0.001, "end_s": 1.0}, 1.0),
+        ({"fps": 0.001, "end_s": 9.0}, 1.5),
+        ({"fps": 0.8}, 1.5),
+        ({"fps": 2.0, "start_s": 0.9}, 0.5),
+        ({}, 1.5),
+    ):
+        assert pipeline.tokenize(clip, tokens=3, **options).seconds == pytest.approx(seconds, abs=0.01)
+    assert end_of(2.0, 0.5, None, None) == 2.5
+    assert end_of(2.0, 0.5, 1.0, None) == 2.5  # a header that is wrong
+
+
+def test_an_adaptive_number_that_stops_at_its_most_says_what_it_holds(pipeline, clip):
+    noise = torch.randn(6, 7, 10, 16, generator=torch.Generator().manual_seed(0))
+    other = VqTokenPipeline.fresh(pipeline.config).use_encoder(FunctionEncoder(lambda frames: noise, 16, "noise"))
+    made = other.tokenize(clip, tokens="adaptive")
+    (note,) = made.notes
+    held = 100 * (1 - made.lost)
+    assert held < 80 and note.startswith(f"64 tokens, the most that adaptive takes, hold {held:.0f} % of the variance")
+    assert other.tokenize(clip, tokens=64).notes == ()
+
+
+def test_the_reader_of_frames_for_language_models_tells_what_it_sees(clip):
+    events, notes = [], []
+    sampling.sample_frames(clip, 4, max_side=32, on_event=events.append, on_notes=notes.append)
+    assert events[-1].message == "1 s of video" and notes == [()]
 
 
 def test_folders_hold_everything(pipeline, clip, tmp_path):
@@ -404,9 +434,18 @@ def test_what_cannot_be_read_is_said(pipeline, tmp_path):
         pipeline.tokenize(broken)
 
 
-@pytest.mark.parametrize("given", [{"fps": "4"}, {"fps": float("nan")}, {"start_s": 10**400}, {"end_s": "end"}])
-def test_times_are_numbers(pipeline, clip, given):
-    with pytest.raises(UsageError, match=f"{next(iter(given))} must be a number"):
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"fps": "4"}, "fps must be a finite number"),
+        ({"fps": float("nan")}, "fps must be a finite number"),
+        ({"fps": 1e9}, "fps must be at most 240 "),
+        ({"start_s": 10**400}, "start_s must be at most 1,000,000 "),
+        ({"end_s": "end"}, "end_s must be a finite number"),
+    ],
+)
+def test_times_are_numbers(pipeline, clip, given, text):
+    with pytest.raises(UsageError, match=text):
         pipeline.tokenize(clip, **given)
 
 

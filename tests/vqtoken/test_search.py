@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules.rendered_video import Background, Mover, Scene, Shot, render_scene
 from genmm.core.errors import DataError, MediaError, UsageError
+from genmm.core.events import Progress
 from genmm.media.image import write_image
 from genmm.media.video import read_video, write_video
 from genmm.systems.vqtoken.encoders import FunctionEncoder
@@ -109,6 +110,21 @@ def test_moments_cover_the_video_without_gaps(eyes, videos):
     assert len(list(moment_sets(eyes, videos[0], moment_s=0.01))) == 8
 
 
+def test_no_moment_ends_behind_its_video(eyes, tmp_path):
+    path = write_video(tmp_path / "odd.mp4", np.concatenate([scene("red", "grey")] * 2)[:13], 6, preset="ultrafast")
+    length_s = 13 / 6  # seen at 0, 1/4 ... 2 s, so the last frame would be shown until 2.25 s
+    for moment_s in (0.5, 2.0):
+        sets = list(moment_sets(eyes, path, moment_s=moment_s))
+        assert sets[-1].end_s == pytest.approx(length_s, abs=0.01)
+    assert query_set(eyes, path).end_s == pytest.approx(length_s, abs=0.01)
+
+
+def test_a_query_tells_its_progress_and_notes(eyes, videos):
+    events, notes = [], []
+    query_set(eyes, videos[0], on_event=events.append, on_notes=notes.append)
+    assert isinstance(events[0], Progress) and notes == [()]
+
+
 def test_adding_again_costs_nothing_and_a_changed_file_is_read_anew(index, eyes, videos, tmp_path):
     assert not index.add(eyes, videos[0], tokens=6, moment_s=1.0)
     path = tmp_path / "new.mp4"
@@ -154,7 +170,14 @@ def test_wrong_indexes_are_refused(index, tmp_path):
     with pytest.raises(UsageError, match="another model"):
         VideoIndex.open(index.folder, "someone-else")
     (index.folder / "index.json").write_text('{"version": 1}')
-    with pytest.raises(DataError, match="no index of videos"):
+    with pytest.raises(DataError, match='no index of videos: it lacks "encoder", "videos"; name another folder'):
+        VideoIndex.open(index.folder)
+    for text in ("[1]", '{"version": 1, "encoder": "x", "videos": [{"path": "a.mp4"}]}', '{"name": "package"}'):
+        (index.folder / "index.json").write_text(text)
+        with pytest.raises(DataError, match="no index of videos: it lacks"):
+            VideoIndex.open(index.folder)
+    (index.folder / "index.json").write_text('{"version": 2}')
+    with pytest.raises(DataError, match="has version 2"):
         VideoIndex.open(index.folder)
     empty = VideoIndex.open(tmp_path / "empty", "x", create=True)
     with pytest.raises(UsageError, match="empty"):
@@ -216,6 +239,9 @@ def test_a_query_without_any_feature_is_explained(tiny_config, tmp_path):
 
 
 def test_no_query_and_no_length_of_moments_but_real_ones(index, eyes, videos):
+    for name, value in (("top", 0), ("per_video", -1)):
+        with pytest.raises(UsageError, match=f"{name} must be at least 1, got {value}"):
+            index.search(MomentSet(torch.ones(1, 7), torch.ones(1)), **{name: value})
     with pytest.raises(UsageError, match="no token"):
         index.search(MomentSet(torch.zeros(0, 7), torch.zeros(0)))
     for length in (0.0, float("nan"), float("inf")):

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,13 +76,8 @@ class IndexTable:
                     f"there is no index in {folder}; make one with: genmm index add VIDEO --index {folder}"
                 )
             return cls(folder, encoder, [])
-        table = read_json(path)
-        try:
-            if table["version"] != VERSION:
-                raise DataError(f"{path} has version {table['version']}, this genmm reads {VERSION}")
-            index = cls(folder, str(table["encoder"]), [IndexEntry(**entry) for entry in table["videos"]])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path} is no index of videos ({error}); start a new one in another folder") from error
+        table = _checked_table(read_json(path), path)
+        index = cls(folder, str(table["encoder"]), [IndexEntry(**entry) for entry in table["videos"]])
         for entry in index.entries:
             entry.check(path)
         if encoder is not None and encoder != index.encoder:
@@ -156,3 +151,18 @@ class IndexTable:
         needed = {self._file(entry) for entry in self.entries}
         for file in {self._file(entry) for entry in gone} - needed:
             file.unlink(missing_ok=True)
+
+
+def _checked_table(table: Any, path: Path) -> dict[str, Any]:
+    """A table of this version with all its parts. Raises: DataError that says what another file lacks."""
+    has = table if isinstance(table, dict) else {}
+    if has.get("version", VERSION) != VERSION:
+        raise DataError(f"{path} has version {str(has['version'])[:40]}, this genmm reads {VERSION}")
+    lacks = [f'"{name}"' for name in ("version", "encoder", "videos") if name not in has]
+    names = {field.name for field in fields(IndexEntry)}
+    videos = has.get("videos", [])
+    if not lacks and not (isinstance(videos, list) and all(isinstance(v, dict) and set(v) == names for v in videos)):
+        lacks = ["the facts of each video"]
+    if lacks:
+        raise DataError(f"{path} is no index of videos: it lacks {', '.join(lacks)}; name another folder")
+    return has

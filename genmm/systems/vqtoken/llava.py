@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from genmm.core.checkpoint import load_into, load_tensors, save_checkpoint
 from genmm.core.devices import choose_device, choose_dtype
 from genmm.core.errors import CheckpointError, ConfigError, MissingDependencyError, UsageError
+from genmm.core.events import Progress
 from genmm.core.limits import LONG_FOOTAGE, clean_text
 from genmm.core.pipelines import CheckpointPipeline
 from genmm.media.source import MediaInput
@@ -238,12 +239,19 @@ class LlavaPipeline(VqTokenPipeline):
     # ------------------------------------------------------------ answers in words
 
     def watch(
-        self, source: MediaInput, *, tokens: int | str | Budget | None = None, block: str | None = None
+        self,
+        source: MediaInput,
+        *,
+        tokens: int | str | Budget | None = None,
+        block: str | None = None,
+        on_event: Callable[[Progress], None] | None = None,
+        on_notes: Callable[[tuple[str, ...]], None] | None = None,
     ) -> ReducedVideo:
         """Reduce a video for the language model: frames spread evenly over it, as published.
 
         `block` is "none" for the bare codebook, which is the path that the released code takes, or the kind that the
         checkpoint holds ("official" gives max(T, K) tokens); by default what the checkpoint was trained with.
+        `on_event` and `on_notes` are those of `sample_frames`.
         Raises: UsageError for a block that the checkpoint does not hold.
         """
         kind = self.config.block.kind
@@ -252,11 +260,12 @@ class LlavaPipeline(VqTokenPipeline):
             raise UsageError(f"block is {held}; got {block!r}")
         runs = self.runs_block if block is None else block != "none"
         budget = self.budget if tokens is None else RELEASED if tokens == "adaptive" else budget_of(tokens)
-        features = self.encoder(self._sampled(source)).unsqueeze(0)
+        frames = self._sampled(source, on_event=on_event, on_notes=on_notes)
+        features = self.encoder(frames).unsqueeze(0)
         return self.reduce(features, budget, block=self.block if runs else None)
 
-    def _sampled(self, source: MediaInput) -> np.ndarray:
-        return sample_frames(source, self.frames, max_side=2 * self.config.frames.side, limits=self.limits)
+    def _sampled(self, source: MediaInput, **heard: Any) -> np.ndarray:
+        return sample_frames(source, self.frames, max_side=2 * self.config.frames.side, limits=self.limits, **heard)
 
     def prompt(self, question: str, reduced: ReducedVideo) -> Tensor:
         """Embeddings [1, S, D] of the whole prompt with K + 1 positions for the video."""

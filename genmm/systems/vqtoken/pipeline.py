@@ -21,6 +21,7 @@ from genmm.core.events import CancelToken, Event, Finished, Progress, drain
 from genmm.core.limits import LONG_FOOTAGE, Limits
 from genmm.core.pipelines import CheckpointPipeline
 from genmm.core.seeds import check_seed
+from genmm.media.frame_times import MAX_FPS
 from genmm.media.source import MediaInput, open_source
 from genmm.media.video import iter_frames, probe
 from genmm.nn.vit import VisionTransformer
@@ -81,11 +82,24 @@ def _read_budget(values: Mapping[str, Any]) -> AdaptiveK:
 
 
 def check_times(values: Mapping[str, Any]) -> None:
-    """Raises: UsageError when a value is neither a finite number nor None."""
+    """Raises: UsageError when a value is neither None nor a finite number that makes sense."""
     for name, value in values.items():
+        if value is None:
+            continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and abs(value) <= MOST_S):  # false for NaN too
-            raise UsageError(f"{name} must be a number, got {str(value)[:40]!r}")
+        if not is_number or not abs(value) < math.inf:  # false for NaN too
+            raise UsageError(f"{name} must be a finite number, got {str(value)[:40]!r}")
+        most = MAX_FPS if name == "fps" else MOST_S
+        if abs(value) > most:
+            raise UsageError(f"{name} must be at most {most:,.0f} and not below 0, got {str(value)[:40]}")
+
+
+def end_of(last_s: float, step_s: float, *ends_s: float | None) -> float:
+    """Where a frame that was looked at stops being shown: a step on, but not behind an end that is known.
+
+    An end that a file declares before its own last frame is wrong and left aside.
+    """
+    return min(last_s + step_s, *(end_s for end_s in ends_s if end_s is not None and end_s > last_s), math.inf)
 
 
 def stored_budget(budget: Budget) -> int | str | dict[str, Any]:
@@ -275,13 +289,14 @@ class VqTokenPipeline(CheckpointPipeline):
                         work.flush()
                         yield Progress(len(work.times_s), None, "frames", f"{frame.time_s:.0f} s of video")
                 notes = reader.notes
+            length_s = probe(media, limits=self.limits).duration_s
             if not work.times_s:
-                length_s = probe(media, limits=self.limits).duration_s
                 whole = "" if length_s is None else f"; it is {length_s:.1f} s long"
                 until = "its end" if end_s is None else f"{end_s:g} s"
                 raise MediaError(f"the video has no picture from {start_s:g} s to {until}{whole}")
         yield Progress(len(work.times_s), None, "frames", "choosing tokens")
-        yield Finished(self._result(work, {"fps": rate, **span}, rate, notes, _source_bytes(source, size)))
+        until_s = end_of(work.times_s[-1], 1.0 / rate, length_s, end_s)
+        yield Finished(self._result(work, {"fps": rate, **span}, until_s, notes, _source_bytes(source, size)))
 
     def _check_length(self, method: str, rate: float, span_s: tuple[float | None, float, float | None]) -> None:
         """Refuse a video that is too long for a baseline before it is read, where the file says how long it is."""
@@ -293,7 +308,7 @@ class VqTokenPipeline(CheckpointPipeline):
             raise UsageError(_too_long(method, self.config.frames.most_frames, f", these are about {frames:.0f}"))
 
     def _result(
-        self, work: _Work, settings: dict[str, Any], rate: float, notes: tuple[str, ...], size: int
+        self, work: _Work, settings: dict[str, Any], until_s: float, notes: tuple[str, ...], size: int
     ) -> TokenizedVideo:
         reduced = work.finish()
         notes = list(notes)
@@ -305,6 +320,12 @@ class VqTokenPipeline(CheckpointPipeline):
             notes.append(f"the video has only {found} distinct tokens, so {wanted} were not needed")
         total = float(work.total)
         lost = float(reduced.stats.get("distortion", 0.0)) / total if total > 0 else 0.0
+        held, budget = 1.0 - lost, work.budget
+        if stored_budget(budget) == "adaptive" and found == budget.most and held < budget.explained:
+            share = f"{100 * held:.0f} % of the variance, not {100 * budget.explained:.0f} %"
+            notes.append(
+                f"{found} tokens, the most that adaptive takes, hold {share}; give a number of tokens for more"
+            )
         return TokenizedVideo(
             settings={**settings, "tokens": stored_budget(work.budget), "method": work.method, "lost": min(1.0, lost)},
             seeds=(work.seed,),
@@ -313,7 +334,7 @@ class VqTokenPipeline(CheckpointPipeline):
             notes=tuple(notes),
             reduced=reduced,
             times_s=np.asarray(work.times_s),
-            seconds=float(work.times_s[-1] + 1.0 / rate - work.times_s[0]),
+            seconds=float(until_s - work.times_s[0]),
             frame_size=work.size,
             source_bytes=size,
             variance=total,

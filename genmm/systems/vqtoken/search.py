@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genmm.core.errors import CheckpointError, DataError, MediaError, UsageError
-from genmm.core.events import CancelToken, Progress
+from genmm.core.events import CancelToken, Event, Progress
 from genmm.core.files import atomic_path, check_target
 from genmm.core.weights import read_tensors
 from genmm.media.image import is_picture, read_image
-from genmm.media.source import MediaInput
-from genmm.media.video import iter_frames
+from genmm.media.source import MediaInput, open_source
+from genmm.media.video import iter_frames, probe
 from genmm.quantizers.adaptive import AdaptiveK
 from genmm.systems.vqtoken.index_table import TABLE, IndexEntry, IndexTable
-from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of
+from genmm.systems.vqtoken.pipeline import VqTokenPipeline, budget_of, end_of
 from genmm.systems.vqtoken.reduced import ReducedVideo
 from genmm.systems.vqtoken.reducer import Budget
 
@@ -114,25 +114,37 @@ def moment_sets(
     budget, fps = _budget(tokens), pipeline.config.frames.fps
     frames: list[np.ndarray] = []
     times: list[float] = []
-    with iter_frames(source, fps=fps, max_side=2 * pipeline.config.frames.side, limits=pipeline.limits) as reader:
-        for frame in reader:
-            if cancel is not None:
-                cancel.check()
-            frames.append(frame.image)
-            times.append(frame.time_s)
-            if times[-1] + 1.0 / fps >= times[0] + 1.5 * moment_s - 1e-6:
-                own = max(1, bisect_left(times, times[0] + moment_s - 1e-6))
-                yield moment_set(pipeline, frames[:own], budget, times[0], times[own - 1] + 1.0 / fps)
-                del frames[:own], times[:own]
-        if on_notes is not None:
-            on_notes(reader.notes)
+    size = {"max_side": 2 * pipeline.config.frames.side, "limits": pipeline.limits}
+    with open_source(source, pipeline.limits) as media:
+        length_s = probe(media, limits=pipeline.limits).duration_s
+        with iter_frames(media, fps=fps, **size) as reader:
+            for frame in reader:
+                if cancel is not None:
+                    cancel.check()
+                frames.append(frame.image)
+                times.append(frame.time_s)
+                if times[-1] + 1.0 / fps >= times[0] + 1.5 * moment_s - 1e-6:
+                    own = max(1, bisect_left(times, times[0] + moment_s - 1e-6))
+                    end_s = end_of(times[own - 1], 1.0 / fps, length_s)
+                    yield moment_set(pipeline, frames[:own], budget, times[0], end_s)
+                    del frames[:own], times[:own]
+            if on_notes is not None:
+                on_notes(reader.notes)
     if frames:
-        yield moment_set(pipeline, frames, budget, times[0], times[-1] + 1.0 / fps)
+        yield moment_set(pipeline, frames, budget, times[0], end_of(times[-1], 1.0 / fps, length_s))
 
 
-def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | str | Budget = "adaptive") -> MomentSet:
+def query_set(
+    pipeline: VqTokenPipeline,
+    source: MediaInput,
+    *,
+    tokens: int | str | Budget = "adaptive",
+    on_event: Callable[[Event], None] | None = None,
+    on_notes: Callable[[tuple[str, ...]], None] | None = None,
+) -> MomentSet:
     """The token set of a query: a whole clip, or a still picture (path or bytes).
 
+    `on_event` hears how far a clip is read, `on_notes` at the end what was unusual about it.
     Raises: MediaError when nothing in it gives a usable feature.
     """
     if _is_picture(source):
@@ -141,7 +153,9 @@ def query_set(pipeline: VqTokenPipeline, source: MediaInput, *, tokens: int | st
         if not len(found.tokens):
             raise MediaError("no part of the picture gave a usable feature, so there is nothing to look for")
         return found
-    made = pipeline.tokenize(source, tokens=_budget(tokens), method=CLUSTERING)
+    made = pipeline.tokenize(source, tokens=_budget(tokens), method=CLUSTERING, on_event=on_event)
+    if on_notes is not None:
+        on_notes(made.notes)
     return MomentSet.of(made.reduced, 0.0, made.seconds)
 
 
@@ -252,8 +266,9 @@ class VideoIndex(IndexTable):
         pooled=True compares the mean tokens alone, which is what a plain index does; for comparisons.
         Raises: UsageError for an empty index or a query of another width.
         """
-        if top < 1 or per_video < 1:
-            raise UsageError(f"top and per_video must be at least 1, got {top} and {per_video}")
+        for name, value in (("top", top), ("per_video", per_video)):
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, got {value}")
         if not len(query.tokens):
             raise UsageError("the query holds no token, so there is nothing to look for")
         stored = self._load()
