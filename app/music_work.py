@@ -95,7 +95,7 @@ def recipe_of(args: argparse.Namespace, kind: str) -> dict[str, Any] | None:
     recipe = find_recipe(args.recipe)
     found = recipe["settings"].get("kind") if recipe["task"] == "music" else recipe["task"]
     if found != kind:
-        raise UsageError(f"{args.recipe} is a recipe for {KINDS.get(found, found)}, not for {KINDS[kind]}")
+        raise UsageError(f"{args.recipe} is a recipe for {KINDS.get(str(found), found)}, not for {KINDS[kind]}")
     return recipe
 
 

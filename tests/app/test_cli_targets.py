@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,13 @@ def test_two_results_of_one_name_are_refused(line, tmp_path, capsys, monkeypatch
         Path(name).write_bytes(b"never read")
     assert main(line) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["loop", ["loop"], None])
+def test_a_recipe_for_other_music_is_named_in_words(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = {"genmm": "1", "task": "music", "model": {}, "settings": {"kind": kind}, "seeds": [1]}
+    Path("r.json").write_text(json.dumps(recipe))
+    assert main(["compose", "piano", "--recipe", "r.json"]) == 2
+    said = capsys.readouterr().err
+    assert "not for new music" in said and ("a recipe for a loop" in said) == (kind == "loop")
