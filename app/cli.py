@@ -20,6 +20,7 @@ from types import ModuleType
 
 import genmm
 from app import commands
+from app.notes import say
 from genmm.core.errors import GenmmError
 from genmm.core.suggest import did_you_mean
 
@@ -100,20 +101,20 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return _raise_or(130, debug)
     except GenmmError as error:
-        _say(str(error))
+        say(str(error))
         return _raise_or(error.exit_code, debug)
     except OSError as error:
         if error.filename is None:
             raise
-        _say(f"{error.filename}: {error.strerror}")
+        say(f"{error.filename}: {error.strerror}")
         return _raise_or(2, debug)
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        _say("memory ran out; use a shorter text, fewer takes, a smaller batch, or --device cpu")
+        say("memory ran out; use a shorter text, fewer takes, a smaller batch, or --device cpu")
         return _raise_or(3, debug)
 
 
@@ -182,10 +183,6 @@ def _exit_on_sigterm() -> None:
     """Let `finally` blocks run on SIGTERM, so that no half-written file stays."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-
-
-def _say(text: str) -> None:
-    print(f"genmm: {text}", file=sys.stderr, flush=True)
 
 
 def _raise_or(exit_code: int, debug: bool) -> int:

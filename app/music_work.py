@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.notes import say
 from app.options import read_setting
 from genmm.core.errors import UsageError
 from genmm.core.files import check_target, free_name
@@ -148,7 +148,7 @@ def load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> MelodyFlowP
     if pipeline.system != "melodyflow":
         raise UsageError(f"model {pipeline.name} is of the system {pipeline.system}, which makes no music")
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
-        note(f"the recipe was made with another version of the model ({named}); the music will differ")
+        say(f"the recipe was made with another version of the model ({named}); the music will differ")
     return pipeline
 
 
@@ -168,11 +168,11 @@ def finish(result: MusicResult, output: Path) -> int:
     speed = f", {sum(result.seconds) / total:.1f} times real time" if total else ""
     for take, (seconds, seed, sentence) in enumerate(zip(result.seconds, result.seeds, result.understood, strict=True)):
         name = _name_of(result, take)
-        note(f"{name}{sentence}")
-        note(f"{name}{seconds:.2f} s of music, seed {seed}")
-    note(f"made by {result.model['name']} in {total:.2f} s, {result.network_calls} network calls{speed}")
+        say(f"{name}{sentence}")
+        say(f"{name}{seconds:.2f} s of music, seed {seed}")
+    say(f"made by {result.model['name']} in {total:.2f} s, {result.network_calls} network calls{speed}")
     for text in result.notes:
-        note(text)
+        say(text)
     return 0
 
 
@@ -181,11 +181,6 @@ def _name_of(result: MusicResult, take: int) -> str:
     if result.is_many_edits:
         return f"edit {take + 1} ({' '.join(result.texts[take].split())[:60]}): "
     return f"take {take + 1}: " if len(result.seeds) > 1 else ""
-
-
-def note(text: str) -> None:
-    """A line for people."""
-    print(f"genmm: {text}", file=sys.stderr)
 
 
 def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
+from app.notes import say
 from genmm.core.errors import DataError, UsageError
 from genmm.systems.vqtoken.methods import BLOCKS
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**known, "tokens": tokens, "cells": cells}))
     else:
         print(answer.text)
-        print(f"genmm: {100 * answer.confidence:.0f} % sure, from {tokens} of {cells} tokens", file=sys.stderr)
+        say(f"{100 * answer.confidence:.0f} % sure, from {tokens} of {cells} tokens")
     return 0
 
 
@@ -83,14 +83,9 @@ def _read(pipeline, video: Path, tokens: int | str):  # noqa: ANN001, ANN202 - n
 
     with ProgressDisplay("reading the video") as show:
         made = pipeline.tokenize(video, tokens=tokens, on_event=show)
-    _tell_notes(made.notes)
+    for note in made.notes:
+        say(note)
     return made.reduced
-
-
-def _tell_notes(notes: tuple[str, ...]) -> None:
-    """Say on stderr what was unusual about a video."""
-    for note in notes:
-        print(f"genmm: {note}", file=sys.stderr)
 
 
 def _unpacked(pipeline, path: Path, args: argparse.Namespace):  # noqa: ANN001, ANN202 - no imports of torch here
@@ -114,7 +109,8 @@ def _stream(pipeline, video, args: argparse.Namespace) -> int:  # noqa: ANN001
         with ProgressDisplay("reading the video") as show:
             options = {"tokens": args.tokens, "block": args.block}
             video = pipeline.watch(video, **options, on_event=show, on_notes=notes.extend)
-        _tell_notes(tuple(notes))
+        for note in notes:
+            say(note)
     said = []
     words = USUAL_WORDS if args.max_words is None else args.max_words
     for piece in pipeline.answer_stream(video, args.question, max_new_tokens=words):

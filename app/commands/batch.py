@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from app.notes import say
 from genmm.batch.results_log import FAILED, read_records
 from genmm.batch.shards import Shard
 from genmm.batch.task import TASKS, row_fields, task_class
@@ -161,13 +162,13 @@ def _tell(report: BatchReport) -> None:
     if report.failed:
         failed = (record for record in read_records(report.results) if record.status == FAILED and record.error)
         for record in islice(failed, SHOWN_FAILURES):
-            print(f"genmm: {record.id} failed: {record.error['type']}: {record.error['text']}", file=sys.stderr)
+            say(f"{record.id} failed: {record.error['type']}: {record.error['text']}")
         if report.failed > SHOWN_FAILURES:
-            print(f"genmm: ... and {report.failed - SHOWN_FAILURES} more, all in the results file", file=sys.stderr)
+            say(f"... and {report.failed - SHOWN_FAILURES} more, all in the results file")
     if report.stopped == "errors":
-        print("genmm: gave up because of too many errors (--max-errors)", file=sys.stderr)
+        say("gave up because of too many errors (--max-errors)")
     if report.left:
-        print("genmm: the same command goes on where this one stopped", file=sys.stderr)
+        say("the same command goes on where this one stopped")
 
 
 @contextmanager
@@ -182,7 +183,7 @@ def _stop_on_sigterm() -> Iterator[threading.Event]:
         if stop.is_set():
             sys.exit(128 + number)
         stop.set()
-        print("genmm: finishing the batch in flight, then stopping", file=sys.stderr, flush=True)
+        say("finishing the batch in flight, then stopping")
 
     before = signal.signal(signal.SIGTERM, on_signal)
     try:

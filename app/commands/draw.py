@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.notes import say
 from app.options import read_setting
 from genmm.core.errors import DataError, UsageError
 from genmm.core.files import check_target, free_name
@@ -110,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
     pictures = [path for path in paths if path.suffix != ".json"]
     for path, seed in zip(pictures, result.seeds, strict=True):
         print(path)
-        print(f"genmm: {path.name}: seed {seed}, {counted(len(result.sets[0]), 'token')}", file=sys.stderr)
+        say(f"{path.name}: seed {seed}, {counted(len(result.sets[0]), 'token')}")
     for note in result.notes:
-        print(f"genmm: {note}", file=sys.stderr)
+        say(note)
     return 0
 
 
@@ -253,10 +253,7 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> TokenSetPi
     if pipeline.system != "tokenset":
         raise UsageError(f"model {name} is of the system {pipeline.system}, which does not draw; see `genmm models`")
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
-        print(
-            f"genmm: the recipe was made with another version of the model ({name}); pictures will differ",
-            file=sys.stderr,
-        )
+        say(f"the recipe was made with another version of the model ({name}); pictures will differ")
     return pipeline
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from app.commands.tokenize import add_model_options, checked_video, load_video_model
+from app.notes import say
 from genmm.core.errors import GenmmError, UsageError
 from genmm.core.wording import counted
 
@@ -99,7 +99,7 @@ def _add(args: argparse.Namespace) -> int:
         for path in args.videos:
             if not Path(path).is_file():
                 why = "is a folder; name the videos in it" if Path(path).is_dir() else "is not there"
-                print(f"genmm: {path} was left out: it {why}", file=sys.stderr)
+                say(f"{path} was left out: it {why}")
                 failed += 1
                 continue
             is_known = index.holds(path)
@@ -108,7 +108,7 @@ def _add(args: argparse.Namespace) -> int:
             except UsageError:
                 raise
             except GenmmError as error:
-                print(f"genmm: {path} was left out: {error}", file=sys.stderr)
+                say(f"{path} was left out: {error}")
                 failed += 1
                 continue
             print(f"{'unchanged' if not fresh else 'updated' if is_known else 'added'} {path}")
@@ -132,7 +132,7 @@ def _search(args: argparse.Namespace) -> int:
     with ProgressDisplay("reading the query") as show:
         query = query_set(pipeline, args.query, on_event=show, on_notes=notes.extend)
     for note in notes:
-        print(f"genmm: {note}", file=sys.stderr)
+        say(note)
     for hit in index.search(query, top=args.top, per_video=args.per_video, pooled=args.pooled):
         if args.json:
             print(json.dumps(hit.__dict__))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.notes import say
 from app.options import read_setting
 from app.standard_input import read_standard_input
 from genmm.core.errors import UsageError
@@ -197,7 +198,7 @@ def _load(args: argparse.Namespace, recipe: dict[str, Any] | None) -> SledPipeli
     if pipeline.system != "sled":
         raise UsageError(f"model {pipeline.name} is of the system {pipeline.system}, which does not speak")
     if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
-        _note(f"the recipe was made with another version of the model ({named}); the speech will differ")
+        say(f"the recipe was made with another version of the model ({named}); the speech will differ")
     return pipeline
 
 
@@ -222,7 +223,7 @@ def _voice(args: argparse.Namespace, recipe: dict[str, Any] | None, pipeline: Sl
 
     audio = read_audio(Path(voice).expanduser())
     for note in audio.notes:
-        _note(note)
+        say(note)
     return pipeline.voice(audio.samples, audio.sample_rate, args.transcript)
 
 
@@ -255,11 +256,7 @@ def _tell(result: SpeechResult, paths: list[Path]) -> None:
         print(path)
     for take, (seconds, seed) in enumerate(zip(result.seconds, result.seeds, strict=True), start=1):
         name = f"take {take}: " if len(result.seeds) > 1 else ""
-        _note(f"{name}{seconds:.2f} s of speech, seed {seed}")
-    _note(f'"{result.text_spoken}" by {result.model["name"]} in {total:.2f} s{speed}')
+        say(f"{name}{seconds:.2f} s of speech, seed {seed}")
+    say(f'"{result.text_spoken}" by {result.model["name"]} in {total:.2f} s{speed}')
     for note in result.notes:
-        _note(note)
-
-
-def _note(text: str) -> None:
-    print(f"genmm: {text}", file=sys.stderr)
+        say(note)

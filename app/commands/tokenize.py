@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.notes import say
 from genmm.core.errors import UsageError
 from genmm.core.files import check_targets
 from genmm.core.wording import counted, percent
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         args.model = args.model or (recipe["model"].get("name") if recipe else None) or DEFAULT_MODEL
         pipeline = load_video_model(args)
         if recipe and recipe["model"].get("fingerprint") != pipeline.model["fingerprint"]:
-            print(f"genmm: the recipe was made with another version of the model ({args.model})", file=sys.stderr)
+            say(f"the recipe was made with another version of the model ({args.model})")
         made = pipeline.tokenize(video, **_options(args, recipe), on_event=show)
         paths = made.save(output)
         if args.overlay:

@@ -19,6 +19,7 @@ from app.web.controls import (
     note_html,
     parse_seeds,
     progress_html,
+    two_columns,
     waiting_html,
 )
 from app.web.markup import chip_html, table_html
@@ -57,11 +58,7 @@ class BatchTab:
         """Draw the form on the left, progress and results on the right; `/batch` does the same for programs."""
         self.page, self.server = page, page.server
         self.batch = gr.State(None, delete_callback=self._forget)
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
+        two_columns(self._draw_form, self._draw_result)
         self._connect()
         self._add_api()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "progress_html",
     "recipe_of_upload",
     "takes_choice",
+    "two_columns",
     "waiting_html",
 ]
 
@@ -36,6 +37,15 @@ MAX_TAKES = 4
 """Results of one click."""
 WAVE = (8, 14, 26, 18, 38, 56, 30, 44, 64, 40, 22, 34, 52, 28, 16, 24, 12, 8)
 """Heights of the bars of the drawing in an empty place, in pixels."""
+
+
+def two_columns(draw_form: Callable[[], None], draw_result: Callable[[], None]) -> None:
+    """A form beside what comes of it; on a phone one below the other."""
+    with gr.Row(elem_classes=["gm-columns"]):
+        with gr.Column(scale=5, min_width=300):
+            draw_form()
+        with gr.Column(scale=6, min_width=300):
+            draw_result()
 
 
 def model_choice(pool: ModelPool, system: str) -> gr.Dropdown:

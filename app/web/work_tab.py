@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.web.controls import RunButtons, note_html, progress_html, recipe_of_upload, waiting_html
+from app.web.controls import RunButtons, note_html, progress_html, recipe_of_upload, two_columns, waiting_html
 from app.web.history import Visit
 from app.web.messages import reported
 from app.web.runs import stream_events
@@ -50,11 +50,7 @@ class WorkTab:
         if self.system and self.server.pool.default(self.system) is None:
             missing = f"There is no {self.key} model on this machine. See: genmm pull {self.system}"
             gr.HTML(note_html(missing, "problem"))
-        with gr.Row(elem_classes=["gm-columns"]):
-            with gr.Column(scale=5, min_width=300):
-                self._draw_form()
-            with gr.Column(scale=6, min_width=300):
-                self._draw_result()
+        two_columns(self._draw_form, self._draw_result)
         self._connect()
 
     # ------------------------------------------------------------ what a tab is made of

@@ -277,8 +277,9 @@ class VqTokenPipeline(CheckpointPipeline):
         side = 2 * self.config.frames.side
         with open_source(source, self.limits) as media:
             size = media.size_bytes
+            length_s = probe(media, limits=self.limits).duration_s
             if method not in CLUSTERING_METHODS:
-                self._check_length(method, rate, (probe(media, limits=self.limits).duration_s, start_s, end_s))
+                self._check_length(method, rate, (length_s, start_s, end_s))
             span = {"start_s": start_s, "end_s": end_s}
             with iter_frames(media, fps=rate, max_side=side, limits=self.limits, **span) as reader:
                 for frame in reader:
@@ -289,7 +290,6 @@ class VqTokenPipeline(CheckpointPipeline):
                         work.flush()
                         yield Progress(len(work.times_s), None, "frames", f"{frame.time_s:.0f} s of video")
                 notes = reader.notes
-            length_s = probe(media, limits=self.limits).duration_s
             if not work.times_s:
                 whole = "" if length_s is None else f"; it is {length_s:.1f} s long"
                 until = "its end" if end_s is None else f"{end_s:g} s"

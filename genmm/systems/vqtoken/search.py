@@ -243,7 +243,7 @@ class VideoIndex(IndexTable):
         )
         with self._writing():
             self._write_sets(entry, sets)
-            self._replace([e for e in self.entries if e.path == entry.path], entry)
+            self._replace(self._of(entry.path), entry)
         return True
 
     def moment_at(self, path: str | os.PathLike[str], at_s: float) -> MomentSet:

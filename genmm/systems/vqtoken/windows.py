@@ -261,8 +261,9 @@ class _Members(_Way):
         centres, counts = directions[rows.clamp_min(0)], tables["counts"].unsqueeze(1)
         near = (directions @ centres.T).masked_fill(rows < 0, -2.0)
         parents = near.cummax(1).indices  # [C, K] the nearest of the first k
-        to_centre = (_mean(tables) @ centres.T).gather(1, parents)
-        apart = _mean(tables).square().sum(-1, keepdim=True) + 1.0 - 2.0 * to_centre
+        means = _mean(tables)
+        to_centre = (means @ centres.T).gather(1, parents)
+        apart = means.square().sum(-1, keepdim=True) + 1.0 - 2.0 * to_centre
         return (tables["within"].unsqueeze(1) + counts * apart).sum(0, keepdim=True).clamp_min(0.0)
 
     def spread(self, tables: Tables) -> Tensor:
